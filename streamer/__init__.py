@@ -1,0 +1,45 @@
+"""A distributed state streamer: nodes report their state, watchers see its whole history and then every update live.
+
+from streamer import state, state_streaming
+
+streamer = state_streaming("node1")                       # observes state("node1") from now on
+state("node1").add_state("running-operation", {"job": "job1", "operation": "train"})
+streamer.flush(timeout=5)
+"""
+
+from streamer.core.errors import (
+    InvalidCursor,
+    InvalidInput,
+    InvalidName,
+    InvalidSetting,
+    InvalidUpdate,
+    LogUnavailable,
+    NotAcknowledged,
+    OutboxFull,
+    StreamerClosed,
+    StreamerError,
+)
+from streamer.core.records import Update
+from streamer.node_state import NodeState, StateObserver, state
+from streamer.settings import NodeSettings
+from streamer.state_streamer import StateStreamer, state_streaming
+
+__all__ = [
+    "InvalidCursor",
+    "InvalidInput",
+    "InvalidName",
+    "InvalidSetting",
+    "InvalidUpdate",
+    "LogUnavailable",
+    "NodeSettings",
+    "NodeState",
+    "NotAcknowledged",
+    "OutboxFull",
+    "StateObserver",
+    "StateStreamer",
+    "StreamerClosed",
+    "StreamerError",
+    "Update",
+    "state",
+    "state_streaming",
+]

@@ -1,0 +1,81 @@
+"""Every error that the package raises on purpose.
+
+    StreamerError
+    ├── InvalidInput (also a ValueError)      what the caller gave cannot be used
+    │   ├── InvalidName                       a node's or a job's name
+    │   ├── InvalidUpdate                     a status, state or timestamp
+    │   ├── InvalidCursor                     a cursor's token
+    │   └── InvalidSetting                    an option or an environment variable
+    ├── OutboxFull                            too many updates wait for Redis
+    ├── NotAcknowledged (also a TimeoutError) Redis did not confirm in time
+    ├── LogUnavailable                        Redis cannot be reached or refuses
+    └── StreamerClosed                        used after close()
+
+``temporary`` says whether the same call may succeed later without a change by the caller.
+"""
+
+from __future__ import annotations
+
+
+class StreamerError(Exception):
+    """The root of the package's errors."""
+
+    temporary = False
+
+
+class InvalidInput(StreamerError, ValueError):
+    """What the caller gave cannot be used; the text says what is wrong with it."""
+
+
+class InvalidName(InvalidInput):
+    """A name that is empty, too long, or holds what names may not hold."""
+
+
+class InvalidUpdate(InvalidInput):
+    """An update that cannot be stored: its status, state or timestamp."""
+
+
+class InvalidCursor(InvalidInput):
+    """Text that is no cursor."""
+
+
+class InvalidSetting(InvalidInput):
+    """A setting outside its range or of the wrong kind."""
+
+
+class OutboxFull(StreamerError):
+    """The outbox is at its bound because Redis does not take updates fast enough, or not at all."""
+
+    temporary = True
+
+    def __init__(self, node: str, pending: int, reason: str | None) -> None:
+        super().__init__(node, pending, reason)
+        self.node, self.pending, self.reason = node, pending, reason
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"the outbox of node {self.node!r} is full: {self.pending} updates wait for Redis{why}; try again later"
+
+
+class NotAcknowledged(StreamerError, TimeoutError):
+    """Redis did not confirm all updates within the time allowed. They stay in the outbox and go out later."""
+
+    temporary = True
+
+    def __init__(self, node: str, pending: int, timeout_s: float, reason: str | None) -> None:
+        super().__init__(node, pending, timeout_s, reason)
+        self.node, self.pending, self.timeout_s, self.reason = node, pending, timeout_s, reason
+
+    def __str__(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        return f"{self.pending} updates of node {self.node!r} were not acknowledged within {self.timeout_s:g} s{why}"
+
+
+class LogUnavailable(StreamerError):
+    """Redis cannot be reached, or answered with an error."""
+
+    temporary = True
+
+
+class StreamerClosed(StreamerError):
+    """The streamer was closed; ask `state_streaming` for a new one."""

@@ -1,0 +1,118 @@
+"""Updates as they are stored and published: msgpack records.
+
+A record is an array of six: ``epoch, index, previous, timestamp, status, state``. The publisher packs the last three,
+the *tail*; append.lua puts the first three before it, the *header*, whose integers have a fixed width:
+
+    byte   0       array of 6         0x96
+    bytes  1-5     epoch, uint 32     0xce ....
+    bytes  6-14    index, uint 64     0xcf ........
+    bytes 15-23    previous, int 64   0xd3 ........
+
+so that a script can read an index without a decoder. Records delimit themselves and need nothing between them.
+A published message is the log's id, packed as text, and then the batch's records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+import msgspec
+
+from streamer.core.cursor import MAX_INDEX, Cursor
+from streamer.core.errors import InvalidUpdate
+
+HEADER_BYTES = 24
+MAX_UPDATE_BYTES = 1 << 20
+"""The greatest tail, in bytes. Redis would take more, but one update would then stall all who watch."""
+
+_BUFFER_BYTES = 2**31 - 1
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Update(msgspec.Struct, frozen=True):
+    """One state change of a node.
+
+    ``timestamp`` is in ms since 1970; ``index`` is the update's number in the node's log; ``previous`` is the index
+    of the update before it in the same job, -1 if there is none or the update belongs to no job.
+    """
+
+    epoch: int
+    index: int
+    previous: int
+    timestamp: int
+    status: str
+    state: dict[str, Any]
+
+    def cursor(self, log_id: str) -> Cursor:
+        """The position just after this update in the log of that id."""
+        return Cursor(log_id, self.epoch, self.index)
+
+
+def pack_tail(status: object, state: object, timestamp: object) -> bytes:
+    """Pack what the publisher knows of an update.
+
+    ``state`` is a mapping with text keys; its values are whatever JSON has, and what msgspec turns into that: dates,
+    UUIDs, enums, dataclasses, sets, bytes (as base64). It is packed at once, so later changes to it do no harm.
+
+    Raises InvalidUpdate with a sentence that says what is wrong.
+    """
+    if not isinstance(status, str) or not status:
+        raise InvalidUpdate(f"an update's status must be text that is not empty, not {status!r:.80}")
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int) or not 0 <= timestamp <= MAX_INDEX:
+        raise InvalidUpdate(f"an update's timestamp must be a whole number of ms since 1970, not {timestamp!r:.80}")
+    if not isinstance(state, Mapping):
+        raise InvalidUpdate(f"an update's state must be a mapping, not {type(state).__name__}")
+    try:
+        plain = msgspec.to_builtins(dict(state), str_keys=True)
+        tail = _encode((timestamp, status, plain))[1:]
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidUpdate(f"an update's state must hold what JSON can hold: {error}") from error
+    if len(tail) > MAX_UPDATE_BYTES:
+        raise InvalidUpdate(f"an update may have {MAX_UPDATE_BYTES:,} bytes at the most, this one has {len(tail):,}")
+    return tail
+
+
+def pack_header(epoch: int, index: int, previous: int) -> bytes:
+    """Pack a record's header as append.lua does."""
+    return (
+        b"\x96\xce"
+        + epoch.to_bytes(4, "big")
+        + b"\xcf"
+        + index.to_bytes(8, "big")
+        + b"\xd3"
+        + previous.to_bytes(8, "big", signed=True)
+    )
+
+
+def index_of(record: bytes) -> int:
+    """Read the index from a record's header."""
+    return int.from_bytes(record[7:15], "big")
+
+
+def unpack_records(data: bytes) -> list[Update]:
+    """Unpack records that stand one after another. Raises ValueError where the bytes are no records."""
+    return _updates(_unpacker(data))
+
+
+def unpack_message(data: bytes) -> tuple[str, list[Update]]:
+    """Unpack a published message into the log's id and the records. Raises ValueError where it is none."""
+    unpacker = _unpacker(data)
+    log_id = next(unpacker, None)
+    if not isinstance(log_id, str):
+        raise ValueError("a published message must begin with the log's id")
+    return log_id, _updates(unpacker)
+
+
+def _updates(unpacker: msgpack.Unpacker) -> list[Update]:
+    try:
+        return [Update(*fields) for fields in unpacker]
+    except (TypeError, msgpack.UnpackException) as error:
+        raise ValueError(f"these bytes are no records: {error}") from error
+
+
+def _unpacker(data: bytes) -> msgpack.Unpacker:
+    unpacker = msgpack.Unpacker(max_buffer_size=_BUFFER_BYTES)
+    unpacker.feed(data)
+    return unpacker

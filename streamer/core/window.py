@@ -1,0 +1,182 @@
+"""The recent records of a topic, as frames: what a feed holds and its watchers read.
+
+The window is a run of the topic without a hole: everything after `start` up to `cursor`. Live records are *offered* at
+its end and taken only where they continue the chain; pages read from the log are *extended* by, since the log is the
+truth. Frames are kept in blocks, joined once, so that a thousand watchers who read history share the same bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+from streamer.core.cursor import START, Cursor
+from streamer.core.records import Update
+
+BLOCK_BYTES = 64 * 1024
+"""A block is full from here on. It is also about what one write of history hands to a socket."""
+
+
+class Outcome(Enum):
+    """What became of a record offered to a window."""
+
+    APPENDED = "it was the next one"
+    DUPLICATE = "it was there already"
+    GAP = "records before it are missing: read the log from the cursor"
+    RESET = "it is of another log or a newer epoch: read the log from the cursor, which decides"
+
+
+class Chunk(NamedTuple):
+    """Frames joined for one write, and the index of the last of them."""
+
+    data: bytes
+    last: int
+
+
+class _Block:
+    """Consecutive frames. Offsets are where each ends in the joined bytes."""
+
+    __slots__ = ("_frames", "_joined", "ends", "indexes", "size")
+
+    def __init__(self) -> None:
+        self.indexes = array("q")
+        self.ends = array("q")
+        self.size = 0
+        self._frames: list[bytes] = []
+        self._joined: bytes = b""
+
+    def append(self, index: int, frame: bytes) -> None:
+        self._frames.append(frame)
+        self.size += len(frame)
+        self.indexes.append(index)
+        self.ends.append(self.size)
+
+    def data(self) -> bytes:
+        """All frames, joined once and then kept in place of the single ones."""
+        if self._frames:
+            self._joined = b"".join((self._joined, *self._frames))
+            self._frames.clear()
+        return self._joined
+
+    def after(self, index: int) -> Chunk:
+        position = bisect_right(self.indexes, index)
+        data = self.data()
+        return Chunk(data[self.ends[position - 1] :] if position else data, self.indexes[-1])
+
+    def truncate(self, index: int) -> None:
+        """Drop what comes after an index."""
+        position = bisect_right(self.indexes, index)
+        self._joined = self.data()[: self.ends[position - 1] if position else 0]
+        self.size = len(self._joined)
+        del self.indexes[position:], self.ends[position:]
+
+
+class Window:
+    """A run of a topic's records without a hole, in memory.
+
+    Args:
+        of_job: whether the topic is a job: then the chain is checked by ``previous``, else by ``index``.
+        frame: makes the frame of an update, given the log's id; called once per record.
+        limit_bytes: how many bytes of frames to keep; the oldest blocks go first, the newest stays in any case.
+    """
+
+    def __init__(self, *, of_job: bool, frame: Callable[[str, Update], bytes], limit_bytes: int) -> None:
+        self._of_job = of_job
+        self._frame = frame
+        self._limit_bytes = limit_bytes
+        self._blocks: list[_Block] = []
+        self.cursor: Cursor = START
+        self.start = -1
+        self.size_bytes = 0
+
+    def check(self, log_id: str, update: Update) -> Outcome:
+        """Say whether a live record is the next one. It has no effect."""
+        mine = self.cursor
+        if log_id != mine.log_id or update.epoch > mine.epoch:
+            return Outcome.RESET
+        if update.index <= mine.index or update.epoch < mine.epoch:
+            return Outcome.DUPLICATE
+        before = update.previous if self._of_job else update.index - 1
+        return Outcome.GAP if before > mine.index else Outcome.APPENDED
+
+    def offer(self, log_id: str, update: Update) -> tuple[Outcome, bytes]:
+        """Take a live record if it is the next one; return the outcome and, if taken, the record's frame."""
+        outcome = self.check(log_id, update)
+        return outcome, self._append(update) if outcome is Outcome.APPENDED else b""
+
+    def extend(self, updates: list[Update]) -> bytes:
+        """Take records that the log says come next, and return their frames, joined."""
+        return b"".join([self._append(update) for update in updates])
+
+    def restart(self, log_id: str, epoch: int, index: int) -> None:
+        """Forget everything and stand at a position of a log."""
+        self._blocks.clear()
+        self.cursor = Cursor(log_id, epoch, index)
+        self.start = index
+        self.size_bytes = 0
+
+    def rewind(self, index: int) -> None:
+        """Go back to an index, since the log has lost what came after it."""
+        while self._blocks and self._blocks[-1].indexes[-1] > index:
+            block = self._blocks[-1]
+            self.size_bytes -= block.size
+            block.truncate(index)
+            self.size_bytes += block.size
+            if block.indexes:
+                break
+            self._blocks.pop()
+        self.start = min(self.start, index)
+        self.cursor = msgspec.structs.replace(self.cursor, index=index)
+
+    def after(self, index: int) -> Chunk | None:
+        """The next frames behind an index, from the window's start at the earliest; None at the head.
+
+        Whoever asks for what is before `start` must read it from the log.
+        """
+        if index >= self.cursor.index or not self._blocks:
+            return None
+        position = bisect_right(self._blocks, index, key=lambda block: block.indexes[-1])
+        return self._blocks[position].after(index)
+
+    def before_last(self, count: int) -> int | None:
+        """The index behind which the last ``count`` records stand, or None where the window has not so many."""
+        if count <= 0:
+            return self.cursor.index
+        for block in reversed(self._blocks):
+            if count < len(block.indexes):
+                return block.indexes[-count - 1]
+            count -= len(block.indexes)
+            if not count:
+                break
+        if count:
+            return self.start if self.start == -1 else None
+        # The record before those stands at the end of the block before, or was the last one forgotten.
+        position = self._blocks.index(block)
+        return self._blocks[position - 1].indexes[-1] if position else self.start
+
+    def forget_oldest(self) -> bool:
+        """Drop the oldest block, unless it is the only one. Return whether anything was dropped."""
+        if len(self._blocks) < 2:
+            return False
+        oldest = self._blocks.pop(0)
+        self.start = oldest.indexes[-1]
+        self.size_bytes -= oldest.size
+        return True
+
+    def _append(self, update: Update) -> bytes:
+        frame = self._frame(self.cursor.log_id, update)
+        if not self._blocks or self._blocks[-1].size >= BLOCK_BYTES:
+            if self._blocks:
+                self._blocks[-1].data()
+            self._blocks.append(_Block())
+        self._blocks[-1].append(update.index, frame)
+        self.size_bytes += len(frame)
+        self.cursor = Cursor(self.cursor.log_id, update.epoch, update.index)
+        while self.size_bytes > self._limit_bytes and self.forget_oldest():
+            pass
+        return frame

@@ -1,0 +1,83 @@
+"""Health and metrics, on the internal port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from websockets.http11 import Request, Response
+
+from streamer.core.errors import LogUnavailable
+from streamer.gateway.http import answer, answer_error, answer_json
+
+if TYPE_CHECKING:
+    from streamer.fanout.hub import Hub
+    from streamer.gateway.server import Gateway
+
+READY_TIMEOUT_S = 2.0
+
+_GAUGES = {
+    "listening": "1 while the pub/sub connection to Redis works.",
+    "feeds": "Topics held in memory.",
+    "feed_bytes": "Bytes of records that the feeds hold.",
+    "live": "Sessions at the head, which get updates as they come.",
+    "behind": "Sessions that read on towards the head.",
+}
+_COUNTERS = {
+    "appended": "Updates taken into feeds.",
+    "duplicates": "Published updates that a feed had already.",
+    "repairs": "Times that a feed read the log because something was missing.",
+    "gaps": "Times that what was missing was no longer kept, and watchers were told.",
+    "resets": "Times that a log was started anew under a feed.",
+    "rewinds": "Times that a log had lost its tail, and a feed went back.",
+}
+
+
+class _HubCollector(Collector):
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterator[Metric]:
+        values = asdict(self._hub.statistics())
+        for name, text in _GAUGES.items():
+            yield GaugeMetricFamily(f"streamer_{name}", text, value=values[name])
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(f"streamer_{name}", text, value=values[name])
+
+
+async def answer_internal(gateway: Gateway, request: Request) -> Response:
+    """Answer `/healthz` (the process runs), `/readyz` (it can serve clients) and `/metrics` (for Prometheus)."""
+    match request.path.partition("?")[0]:
+        case "/healthz":
+            return answer_json({"status": "ok"})
+        case "/readyz":
+            return await _readiness(gateway)
+        case "/metrics":
+            registry = CollectorRegistry(auto_describe=False)
+            registry.register(_HubCollector(gateway.hub))
+            return answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
+    return answer_error(HTTPStatus.NOT_FOUND, "here are /healthz, /readyz and /metrics")
+
+
+async def _readiness(gateway: Gateway) -> Response:
+    if gateway.draining:
+        return _not_ready("the gateway is stopping")
+    if not gateway.hub.statistics().listening:
+        return _not_ready("the gateway does not hear Redis's pub/sub")
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            await gateway.hub.reader.ping()
+    except (LogUnavailable, TimeoutError) as error:
+        return _not_ready(str(error) or f"Redis did not answer within {READY_TIMEOUT_S:g} s")
+    return answer_json({"status": "ready"})
+
+
+def _not_ready(why: str) -> Response:
+    return answer_error(HTTPStatus.SERVICE_UNAVAILABLE, why)

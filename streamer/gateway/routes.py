@@ -1,0 +1,126 @@
+"""What a request's path and query ask for. Pure: text goes in, a route or an error comes out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from streamer.core.cursor import MAX_INDEX, Cursor
+from streamer.core.errors import InvalidInput
+from streamer.core.names import Topic, check_job, check_node
+
+PAGE_FILES = {
+    "/": "index.html",
+    "/page/style.css": "style.css",
+    "/page/app.js": "app.js",
+    "/page/icon.svg": "icon.svg",
+}
+
+
+class Watch(NamedTuple):
+    """Follow a topic by WebSocket: from a cursor or else with so many updates of history, None for all."""
+
+    topic: Topic
+    after: Cursor | None
+    history: int | None
+
+
+class ListNodes(NamedTuple):
+    """List the fleet."""
+
+
+class ShowNode(NamedTuple):
+    """Show a node and its jobs."""
+
+    node: str
+
+
+class ListUpdates(NamedTuple):
+    """Give a page of a topic's updates."""
+
+    topic: Topic
+    after: Cursor | None
+
+
+class ShowPage(NamedTuple):
+    """Give a file of the web page."""
+
+    file: str
+
+
+Route = Watch | ListNodes | ShowNode | ListUpdates | ShowPage
+
+
+class UnknownPath(Exception):
+    """Nothing is served under this path."""
+
+
+def parse_target(target: str) -> Route:
+    """Read a request's target, as in `/nodes/gpu-1?after=41`.
+
+    Raises UnknownPath, and InvalidInput with a sentence that says what is wrong.
+    """
+    path, _, query = target.partition("?")
+    if file := PAGE_FILES.get(path):
+        return ShowPage(file)
+    match _segments(path):
+        case ["nodes", node]:
+            return _watch(Topic(check_node(node)), query)
+        case ["nodes", node, "jobs", job]:
+            return _watch(Topic(check_node(node), check_job(job)), query)
+        case ["api", "nodes"]:
+            _parameters(query, known=())
+            return ListNodes()
+        case ["api", "nodes", node]:
+            _parameters(query, known=())
+            return ShowNode(check_node(node))
+        case ["api", "nodes", node, "updates"]:
+            return _updates(Topic(check_node(node)), query)
+        case ["api", "nodes", node, "jobs", job, "updates"]:
+            return _updates(Topic(check_node(node), check_job(job)), query)
+    raise UnknownPath(path)
+
+
+def _segments(path: str) -> list[str]:
+    try:
+        return [unquote(segment, errors="strict") for segment in path.split("/")[1:]]
+    except UnicodeDecodeError:
+        raise InvalidInput("the path must be UTF-8, percent-encoded") from None
+
+
+def _watch(topic: Topic, query: str) -> Watch:
+    given = _parameters(query, known=("after", "history"))
+    if len(given) == 2:
+        raise InvalidInput("give either `after` or `history`: a cursor says already what comes first")
+    after = Cursor.parse(given["after"]) if "after" in given else None
+    return Watch(topic, after, _history(given.get("history", "all")))
+
+
+def _updates(topic: Topic, query: str) -> ListUpdates:
+    given = _parameters(query, known=("after",))
+    return ListUpdates(topic, Cursor.parse(given["after"]) if "after" in given else None)
+
+
+def _history(text: str) -> int | None:
+    if text == "all":
+        return None
+    if text == "none":
+        return 0
+    if text.isascii() and text.isdigit() and int(text[:17]) <= MAX_INDEX:
+        return int(text)
+    raise InvalidInput(f"`history` is all, none, or how many updates come first; {text[:80]!a} is none of these")
+
+
+def _parameters(query: str, known: tuple[str, ...]) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict") if query else []
+    except ValueError:
+        raise InvalidInput(f"the query {query[:80]!a} is not of the form name=value&name=value") from None
+    given = dict(pairs)
+    for name in given:
+        if name not in known:
+            means = f"known here: {', '.join(known)}" if known else "none is known here"
+            raise InvalidInput(f"unknown query parameter {name[:80]!a}; {means}")
+    if len(given) < len(pairs):
+        raise InvalidInput("a query parameter may be given once")
+    return given

@@ -1,0 +1,38 @@
+"""What a gateway can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streamer.core.errors import InvalidSetting
+from streamer.fanout.hub import HubSettings
+from streamer.log.connecting import check_url
+from streamer.log.keys import Keys
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Where a gateway listens, and how it treats its clients.
+
+    ``internal_port`` serves health and metrics, on the same host; None for not at all. ``drain_s`` is over how many
+    seconds a gateway that stops spreads the closing of its clients. ``ping_s`` is how often, in seconds, a client is
+    asked whether it is still there, and how long it has to answer.
+
+    Raises InvalidSetting where a value is out of range.
+    """
+
+    redis_url: str
+    keys: Keys = field(default_factory=Keys)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    internal_port: int | None = None
+    drain_s: float = 10.0
+    ping_s: float = 20.0
+    hub: HubSettings = field(default_factory=HubSettings)
+
+    def __post_init__(self) -> None:
+        check_url(self.redis_url)
+        if self.internal_port is not None and self.internal_port == self.port != 0:
+            raise InvalidSetting(f"the internal port must be another than the port, which is {self.port}")
+        if not self.drain_s >= 0 or not self.ping_s > 0:
+            raise InvalidSetting("drain_s must be 0 or more seconds, and ping_s more than 0")

@@ -1,0 +1,56 @@
+"""The names of keys and channels in Redis. A list's key is also the name of its channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from streamer.core.errors import InvalidSetting
+from streamer.core.names import Topic
+
+_ESCAPES = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D", ":": "%3A"})
+
+
+def escape(name: str) -> str:
+    """Make a name safe inside a key: it can neither end the hash tag nor look like another key."""
+    return name.translate(_ESCAPES)
+
+
+def unescape(name: str) -> str:
+    """Undo `escape`."""
+    return unquote(name)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All keys begin with the prefix; those of one node share a hash tag and so, in a cluster, a slot."""
+
+    prefix: str = "streamer:"
+
+    def __post_init__(self) -> None:
+        if "{" in self.prefix or "}" in self.prefix:
+            raise InvalidSetting(f"the prefix of keys cannot hold braces, which mark the hash tag: {self.prefix!r}")
+
+    @property
+    def fleet(self) -> str:
+        """A hash: node to its summary."""
+        return f"{self.prefix}fleet"
+
+    def log(self, node: str) -> str:
+        """A hash: id, epoch, next index, the server the epoch began on, where the last epochs began."""
+        return f"{self._node(node)}log"
+
+    def records(self, topic: Topic) -> str:
+        """The list of a topic's records, and its channel."""
+        return f"{self._node(topic.node)}{'all' if topic.job is None else 'job:' + escape(topic.job)}"
+
+    def jobs(self, node: str) -> str:
+        """A sorted set: the escaped names of the node's jobs by the time of their last update, ms."""
+        return f"{self._node(node)}jobs"
+
+    def writer(self, node: str, writer: str) -> str:
+        """The last sequence number appended for a writer."""
+        return f"{self._node(node)}writer:{writer}"
+
+    def _node(self, node: str) -> str:
+        return f"{self.prefix}{{{escape(node)}}}:"

@@ -1,0 +1,85 @@
+"""The log as a node's process sees it: blocking, for one thread."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from streamer.core.cursor import START, Cursor
+from streamer.core.names import Topic
+from streamer.core.outbox import Batch
+from streamer.core.records import Update
+from streamer.log.connecting import connect, unavailable_as_error
+from streamer.log.fleet import Summary
+from streamer.log.keys import Keys
+from streamer.log.scripts import (
+    PAGE_RECORDS,
+    Appended,
+    Page,
+    Request,
+    Retention,
+    append_request,
+    clear_request,
+    parse_appended,
+    parse_page,
+    read_request,
+    source,
+)
+
+
+class NodeLog:
+    """A node's log. One connection, made at the first call; use it from one thread at a time.
+
+    Every method waits for Redis, within the timeouts of `connecting`, and raises LogUnavailable where that fails:
+    whether the call had its effect is then unknown, and all may be repeated.
+
+    Raises InvalidSetting where the URL is none that we know.
+    """
+
+    def __init__(self, url: str, keys: Keys, node: str) -> None:
+        self._url, self._keys, self._node = url, keys, node
+        self._redis = connect(url)
+        self._scripts = {name: self._redis.register_script(source(name)) for name in ("append", "read", "clear")}
+
+    def __enter__(self) -> NodeLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, writer: str, batch: Batch, retention: Retention) -> Appended:
+        """Append a batch; what this writer has appended already is left out."""
+        return parse_appended(self._run("append", append_request(self._keys, self._node, writer, batch, retention)))
+
+    def read(self, job: str | None, cursor: Cursor, limit: int = PAGE_RECORDS) -> Page:
+        """Read a page behind a cursor."""
+        topic = Topic(self._node, job)
+        return parse_page(topic, self._run("read", read_request(self._keys, topic, cursor, limit)))
+
+    def read_all(self, job: str | None) -> list[Update]:
+        """Read everything that is kept of the node, or of a job, page by page."""
+        updates: list[Update] = []
+        cursor = START
+        while (page := self.read(job, cursor)).updates:
+            updates += page.updates
+            cursor = page.updates[-1].cursor(page.log_id)
+        return updates
+
+    def clear(self) -> None:
+        """Start the log anew, under a new id, and tell those who watch."""
+        self._run("clear", clear_request(self._keys, self._node))
+
+    def report(self, summary: Summary) -> None:
+        """Put the node's summary into the fleet's."""
+        with unavailable_as_error(self._url):
+            self._redis.hset(self._keys.fleet, self._node, summary.pack())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._redis.close()
+
+    def _run(self, script: str, request: Request) -> Any:
+        with unavailable_as_error(self._url):
+            return self._scripts[script](request.keys, request.args)

@@ -1,0 +1,73 @@
+"""The log as a gateway sees it: asyncio, many nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamer.core.cursor import Cursor
+from streamer.core.names import Topic
+from streamer.core.records import index_of, unpack_records
+from streamer.log.connecting import connect_async, unavailable_as_error
+from streamer.log.fleet import JobSummary, Summary
+from streamer.log.keys import Keys, unescape
+from streamer.log.scripts import PAGE_RECORDS, Page, parse_page, read_request, source
+
+MOST_JOBS = 1000
+"""How many jobs of a node are listed, the latest first."""
+
+
+class Reader:
+    """Reads the logs of nodes; for one event loop.
+
+    Every method may be cancelled, and raises LogUnavailable where Redis does not answer in time or answers with an
+    error. Raises InvalidSetting where the URL is none that we know.
+    """
+
+    def __init__(self, url: str, keys: Keys) -> None:
+        self._url, self._keys = url, keys
+        self._redis = connect_async(url)
+        self._read = self._redis.register_script(source("read"))
+
+    async def read(self, topic: Topic, cursor: Cursor, limit: int = PAGE_RECORDS) -> Page:
+        """Read a page of a topic behind a cursor."""
+        request = read_request(self._keys, topic, cursor, limit)
+        with unavailable_as_error(self._url):
+            reply: Any = await self._read(request.keys, request.args)
+        return parse_page(topic, reply)
+
+    async def before_last(self, topic: Topic, count: int) -> int:
+        """The index behind which the last ``count`` records of a topic stand, -1 where there are no more than that."""
+        with unavailable_as_error(self._url):
+            record: Any = await self._redis.lindex(self._keys.records(topic), -count - 1)
+        return -1 if record is None else index_of(record)
+
+    async def nodes(self) -> dict[str, Summary]:
+        """Every node that has ever reported, with its summary, by name."""
+        with unavailable_as_error(self._url):
+            fleet: Any = await self._redis.hgetall(self._keys.fleet)
+        return {node.decode(): Summary.unpack(summary) for node, summary in sorted(fleet.items())}
+
+    async def jobs(self, node: str) -> list[JobSummary]:
+        """The node's jobs, the one last updated first."""
+        with unavailable_as_error(self._url):
+            latest: Any = await self._redis.zrevrange(self._keys.jobs(node), 0, MOST_JOBS - 1)
+            names = [unescape(name.decode()) for name in latest]
+            pipeline = self._redis.pipeline(transaction=False)
+            for name in names:
+                pipeline.lindex(self._keys.records(Topic(node, name)), -1)
+            records: list[Any] = await pipeline.execute() if names else []
+        return [
+            JobSummary(name, last.timestamp, last.status, last.index)
+            for name, record in zip(names, records, strict=True)
+            if record is not None
+            for last in unpack_records(record)
+        ]
+
+    async def ping(self) -> None:
+        """Return once Redis has answered."""
+        with unavailable_as_error(self._url):
+            await self._redis.ping()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()

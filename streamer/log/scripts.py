@@ -1,0 +1,135 @@
+"""The scripts that run inside Redis: their sources, what they are called with, and what they answer.
+
+Both kinds of client, blocking and asyncio, call them by these requests and read the answers by these parsers.
+"""
+
+from __future__ import annotations
+
+import secrets
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from streamer.core.cursor import Cursor
+from streamer.core.names import Topic
+from streamer.core.outbox import Batch
+from streamer.core.records import Update, unpack_records
+from streamer.log.keys import Keys, escape
+
+WRITER_TTL_S = 7 * 24 * 3600
+"""How long Redis remembers a writer that is silent: longer than any retry after a lost answer."""
+
+PAGE_RECORDS = 500
+PAGE_BYTES = 1 << 20
+
+
+def source(name: str) -> str:
+    """The text of a script of this room."""
+    return (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def new_id() -> str:
+    """A random id, for a log or a writer."""
+    return secrets.token_hex(6)
+
+
+class Request(NamedTuple):
+    """The keys and arguments of a script's call."""
+
+    keys: list[str]
+    args: list[str | bytes | int]
+
+
+class Retention(NamedTuple):
+    """How much each list keeps: so many records; a job's list also expires so long after its last update (0: never)."""
+
+    records: int = 10_000
+    job_ttl_s: int = 7 * 24 * 3600
+
+
+class Appended(NamedTuple):
+    """An append's answer. ``next_index`` is the log's next; ``seen`` what the writer had appended before."""
+
+    log_id: str
+    epoch: int
+    next_index: int
+    seen: int
+    appended: int
+
+
+class Page(NamedTuple):
+    """A read's answer: the records behind a cursor, as many as one page takes.
+
+    ``reset`` says that the cursor is of another log; then there are no records. ``start`` is the index from which the
+    page follows: the cursor's, or less where the log lost its tail with its master. ``missing`` is the first and the
+    last index between ``start`` and the page that are no longer kept, if any. ``more`` says how many records follow the
+    page. ``head`` is the node's last index.
+    """
+
+    log_id: str
+    epoch: int
+    head: int
+    reset: bool
+    start: int
+    updates: list[Update]
+    more: int
+    missing: tuple[int, int] | None
+
+
+def append_request(keys: Keys, node: str, writer: str, batch: Batch, retention: Retention) -> Request:
+    """The call of append.lua for a batch of one writer."""
+    slots: dict[str, int] = {}
+    entries: list[str | bytes | int] = []
+    for job, tail in batch.entries:
+        entries.append(0 if job is None else slots.setdefault(job, len(slots) + 1))
+        entries.append(tail)
+    return Request(
+        [
+            keys.log(node),
+            keys.records(Topic(node)),
+            keys.writer(node, writer),
+            keys.jobs(node),
+            *(keys.records(Topic(node, job)) for job in slots),
+        ],
+        [
+            new_id(),
+            batch.first,
+            "PUBLISH",
+            retention.records,
+            retention.job_ttl_s,
+            WRITER_TTL_S,
+            len(slots),
+            *(escape(job) for job in slots),
+            *entries,
+        ],
+    )
+
+
+def parse_appended(reply: Any) -> Appended:
+    """Read append.lua's answer."""
+    log_id, *numbers = reply
+    return Appended(log_id.decode(), *numbers)
+
+
+def read_request(keys: Keys, topic: Topic, cursor: Cursor, limit: int) -> Request:
+    """The call of read.lua for a page of a topic."""
+    return Request(
+        [keys.log(topic.node), keys.records(topic)],
+        [cursor.log_id, cursor.epoch, cursor.index, limit, PAGE_BYTES, int(topic.job is not None)],
+    )
+
+
+def parse_page(topic: Topic, reply: Any) -> Page:
+    """Read read.lua's answer."""
+    log_id, epoch, head, reset, start, records, more = reply
+    updates = unpack_records(b"".join(records))
+    missing = None
+    if updates:
+        before = updates[0].index - 1 if topic.job is None else updates[0].previous
+        if before > start:
+            missing = (start + 1, before)
+    return Page(log_id.decode(), epoch, head, bool(reset), start, updates, more, missing)
+
+
+def clear_request(keys: Keys, node: str) -> Request:
+    """The call of clear.lua for a node."""
+    return Request([keys.log(node), keys.records(Topic(node)), keys.jobs(node)], [new_id(), "PUBLISH"])

@@ -1,0 +1,5 @@
+"""`python -m workers` is `streamer`."""
+
+from workers.cli import main
+
+main()

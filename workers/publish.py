@@ -1,0 +1,110 @@
+"""`streamer publish`: publish updates from the command line or from standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+import msgspec
+
+from streamer.core.errors import InvalidInput, InvalidUpdate, OutboxFull
+from streamer.settings import NodeSettings
+from streamer.state_streamer import StateStreamer, state_streaming
+from workers.logs import configure_logs
+from workers.options import publish_options
+
+PROGRESS_EVERY = 10_000
+
+_decode = msgspec.json.Decoder().decode
+
+
+@click.command()
+@click.argument("node")
+@click.argument("status")
+@click.argument("fields", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--job", help="The job that the update belongs to.")
+@click.option("--timeout-s", type=float, default=10.0, show_default=True, help="Seconds to wait for Redis.")
+@publish_options
+def publish(
+    node: str, status: str, fields: tuple[str, ...], job: str | None, timeout_s: float, **settings: Any
+) -> None:
+    """Publish an update of NODE, and return once Redis has it.
+
+    \b
+      streamer publish gpu-1 training --job train-7 step=1 loss=0.93 note="warming up"
+
+    A value that is JSON is taken as that, so 1 is a number; anything else is text.
+
+    With - as STATUS, updates are read from standard input, one JSON object a line: "status" is required, "state" is
+    the state, and so is every other field; "timestamp" is in ms since 1970. A line that is no update ends it; those
+    before it are published.
+
+    \b
+      tail -F events.jsonl | streamer publish gpu-1 -
+    """
+    configure_logs("warning")
+    streamer = state_streaming(node, NodeSettings(**settings))
+    common = {"job": job} if job is not None else {}
+    if status == "-" and fields:
+        raise click.UsageError("with - the fields come from standard input; leave out KEY=VALUE")
+    try:
+        if status == "-":
+            _publish_lines(streamer, sys.stdin.buffer, common, timeout_s)
+        else:
+            streamer.update(status, {**dict(_parse_field(field) for field in fields), **common})
+    finally:
+        streamer.close(timeout_s)
+
+
+def _parse_field(field: str) -> tuple[str, Any]:
+    key, equals, text = field.partition("=")
+    if not equals or not key:
+        raise click.UsageError(f"{field!r} is not of the form KEY=VALUE")
+    try:
+        return key, _decode(text)
+    except msgspec.DecodeError:
+        return key, text
+
+
+def _publish_lines(streamer: StateStreamer, lines: Iterable[bytes], common: dict[str, Any], timeout_s: float) -> None:
+    count = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                _publish_patiently(streamer, _parse_line(number, line, common), number, timeout_s)
+                count += 1
+                if count % PROGRESS_EVERY == 0:
+                    click.echo(f"{count} updates", err=True)
+    finally:
+        streamer.flush(timeout_s)
+        click.echo(f"{count} updates published", err=True)
+
+
+def _parse_line(number: int, line: bytes, common: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
+    """The status, state and timestamp that a line tells."""
+    try:
+        content = _decode(line)
+    except msgspec.DecodeError as error:
+        raise InvalidUpdate(f"line {number} is no JSON: {error}") from None
+    if not isinstance(content, dict) or "status" not in content:
+        raise InvalidUpdate(f'line {number} is no update: it must be a JSON object with a "status"')
+    status, timestamp, state = content.pop("status"), content.pop("timestamp", None), content.pop("state", {})
+    if not isinstance(state, dict):
+        raise InvalidUpdate(f'line {number} is no update: its "state" must be an object')
+    return status, {**content, **state, **common}, timestamp
+
+
+def _publish_patiently(
+    streamer: StateStreamer, update: tuple[Any, dict[str, Any], Any], number: int, timeout_s: float
+) -> None:
+    """Publish, as fast as Redis takes it: standard input can wait."""
+    try:
+        try:
+            streamer.update(*update)
+        except OutboxFull:
+            streamer.flush(timeout_s)
+            streamer.update(*update)
+    except InvalidInput as error:
+        raise InvalidUpdate(f"line {number} is no update: {error}") from None
