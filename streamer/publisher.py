@@ -15,6 +15,7 @@ from weakref import WeakSet
 from streamer.core.backoff import backoff
 from streamer.core.errors import LogUnavailable, NotAcknowledged, OutboxFull, StreamerClosed
 from streamer.core.outbox import Batch, Entry, Outbox
+from streamer.core.records import unpack_tail
 from streamer.log.fleet import Summary
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import new_id
@@ -39,10 +40,10 @@ class Publisher:
         self._node, self._settings = node, settings
         self._writer = new_id()
         self._outbox = Outbox(settings.outbox_records, settings.outbox_bytes)
-        self._latest: tuple[str, str | None, int] | None = None
-        self._reported: tuple[str, str | None, int] | None = None
+        # The last entry that Redis has, with its index; and that of which the fleet's summary tells.
+        self._latest: tuple[Entry, int] | None = None
+        self._reported: tuple[Entry, int] | None = None
         self._report_due = 0.0
-        self._next_index = 0
         self._changed = threading.Condition()
         self._idle = False
         self._flushing = 0
@@ -56,8 +57,8 @@ class Publisher:
         """How many updates are accepted and not yet acknowledged."""
         return len(self._outbox)
 
-    def put(self, entry: Entry, status: str, timestamp: int) -> None:
-        """Accept an update; the status and the time are for the fleet's summary. It never waits for the network.
+    def put(self, entry: Entry) -> None:
+        """Accept an update. It never waits for the network.
 
         Raises OutboxFull where too many wait already, and StreamerClosed after `close`.
         """
@@ -66,7 +67,6 @@ class Publisher:
                 raise StreamerClosed(f"the streamer of node {self._node!r} is closed: it takes no more updates")
             if not self._outbox.put(entry):
                 raise OutboxFull(self._node, len(self._outbox), self._reason)
-            self._latest = (status, entry.job, timestamp)
             if self._thread is None:
                 self._start()
             elif self._idle:
@@ -146,7 +146,7 @@ class Publisher:
     def _append(self, log: NodeLog, batch: Batch) -> None:
         appended = log.append(self._writer, batch, self._settings.retention)
         with self._changed:
-            self._next_index = appended.next_index
+            self._latest = batch.entries[-1], appended.next_index - 1
             self._outbox.acknowledge(batch.last)
             self._reason = None
             self._changed.notify_all()
@@ -154,8 +154,9 @@ class Publisher:
     def _report(self, log: NodeLog) -> None:
         latest = self._latest
         if latest is not None:
-            status, job, timestamp = latest
-            log.report(Summary(timestamp, status, job, self._next_index - 1))
+            entry, index = latest
+            timestamp, status, _ = unpack_tail(entry.tail)
+            log.report(Summary(timestamp, status, entry.job, index))
         with self._changed:
             self._reported, self._report_due = latest, time.monotonic() + REPORT_S
             self._changed.notify_all()

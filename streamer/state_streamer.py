@@ -51,7 +51,7 @@ class StateStreamer:
             timestamp = time.time_ns() // 1_000_000
         tail = pack_tail(status, state, timestamp)
         job = state.get("job")
-        self._publisher.put(Entry(job if job is None else check_job(job), tail), status, timestamp)
+        self._publisher.put(Entry(job if job is None else check_job(job), tail))
 
     def flush(self, timeout: float = 5.0) -> None:
         """Return once Redis has acknowledged every update accepted so far.

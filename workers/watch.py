@@ -74,9 +74,15 @@ def _show_json(message: PlainMessage) -> None:
     sys.stdout.buffer.flush()
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # rich would end the process with status 1; whoever reads may leave.
+        raise BrokenPipeError
+
+
 def _terminal() -> Callable[[PlainMessage], None]:
     """Show updates for people: a line each, in colour where the terminal has any."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = _Console(highlight=False, soft_wrap=True)
 
     def show(message: PlainMessage) -> None:
         time = datetime.fromtimestamp(message.timestamp / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]

@@ -74,6 +74,12 @@ def pack_tail(status: object, state: object, timestamp: object) -> bytes:
     return tail
 
 
+def unpack_tail(tail: bytes) -> tuple[int, str, dict[str, Any]]:
+    """Unpack a tail into timestamp, status and state."""
+    timestamp, status, state = _unpacker(tail)
+    return timestamp, status, state
+
+
 def pack_header(epoch: int, index: int, previous: int) -> bytes:
     """Pack a record's header as append.lua does."""
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -13,13 +14,15 @@ from streamer.gateway.routes import Watch
 
 HELD_BYTES = 64 * 1024
 
+_BODY_HEADERS = re.compile(rb"(?<=\r\n)(?:content-length|transfer-encoding|expect):[^\r\n]*\r\n", re.IGNORECASE)
+
 
 class GatewayConnection(ServerConnection):
     """A `websockets` server connection that also answers requests with a body.
 
-    What a client sends behind the head of its request is held until the request is answered: websockets would take it
-    for frames, find them wrong, and close the connection without an answer. A WebSocket's first frames, sent too
-    early, are then taken in; a body is dropped.
+    websockets closes a connection without an answer where a request announces a body, or where anything follows the
+    request's head before the handshake is answered. So the announcement is taken out of the head, and what follows is
+    held until then: a WebSocket's first frames, sent too early, are taken in, a body is dropped.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,7 +42,7 @@ class GatewayConnection(ServerConnection):
             head, end, rest = self._held.partition(b"\r\n\r\n")
             if end or len(self._held) > HELD_BYTES:
                 self._held = rest
-                super().data_received(bytes(head + end))
+                super().data_received(_BODY_HEADERS.sub(b"", head + end))
         elif len(self._held) > HELD_BYTES:
             self.transport.pause_reading()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,17 +27,21 @@ def connect(url: str) -> redis.Redis:
 
     Raises InvalidSetting where the URL is none that we know.
     """
-    client: redis.Redis = redis.Redis.from_url(check_url(url), **_options(Retry(NoBackoff(), 0)))
+    options = _options(ANSWER_TIMEOUT_S, Retry(NoBackoff(), 0))
+    client: redis.Redis = redis.Redis.from_url(check_url(url), **options)
     return client
 
 
 def connect_async(url: str, most_connections: int = 16) -> redis.asyncio.Redis:
     """Make a client for one event loop, whose commands wait for one of a few connections.
 
-    A command is tried twice, since a connection that idled may be dead; all our commands may be repeated.
+    A command is tried twice, since a connection that idled may be dead; all our commands may be repeated. Wrap each in
+    `answering`, which bounds the wait: redis-py would do it by asyncio.wait_for, which in Python 3.11 can swallow a
+    cancellation.
+
     Raises InvalidSetting where the URL is none that we know.
     """
-    options = _options(AsyncRetry(NoBackoff(), 1))
+    options = _options(None, AsyncRetry(NoBackoff(), 1))
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         check_url(url), max_connections=most_connections, timeout=ANSWER_TIMEOUT_S, **options
     )
@@ -65,19 +70,29 @@ def without_password(url: str) -> str:
     return f"{scheme}{separator}{user + ':***' if at and ':' in credentials else credentials}{at}{host}"
 
 
+@asynccontextmanager
+async def answering(url: str) -> AsyncIterator[None]:
+    """Give Redis its time to answer, and turn whatever goes wrong into LogUnavailable."""
+    with unavailable_as_error(url):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            yield
+
+
 @contextmanager
 def unavailable_as_error(url: str) -> Iterator[None]:
     """Turn redis-py's errors into LogUnavailable, with a sentence that names the Redis."""
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise LogUnavailable(f"Redis at {without_password(url)} does not answer as it should: {error}") from error
+        raise LogUnavailable(
+            f"Redis at {without_password(url)} does not answer as it should: {error or 'it takes too long'}"
+        ) from error
 
 
-def _options(retry: Any) -> dict[str, Any]:
+def _options(answer_timeout_s: float | None, retry: Any) -> dict[str, Any]:
     return {
+        "socket_timeout": answer_timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": ANSWER_TIMEOUT_S,
         "socket_keepalive": True,
         "retry": retry,
         # Pushed messages then look the same on every version of server.

@@ -7,7 +7,7 @@ from typing import Any
 from streamer.core.cursor import Cursor
 from streamer.core.names import Topic
 from streamer.core.records import index_of, unpack_records
-from streamer.log.connecting import connect_async, unavailable_as_error
+from streamer.log.connecting import answering, connect_async
 from streamer.log.fleet import JobSummary, Summary
 from streamer.log.keys import Keys, unescape
 from streamer.log.scripts import PAGE_RECORDS, Page, parse_page, read_request, source
@@ -31,25 +31,25 @@ class Reader:
     async def read(self, topic: Topic, cursor: Cursor, limit: int = PAGE_RECORDS) -> Page:
         """Read a page of a topic behind a cursor."""
         request = read_request(self._keys, topic, cursor, limit)
-        with unavailable_as_error(self._url):
+        async with answering(self._url):
             reply: Any = await self._read(request.keys, request.args)
         return parse_page(topic, reply)
 
     async def before_last(self, topic: Topic, count: int) -> int:
         """The index behind which the last ``count`` records of a topic stand, -1 where there are no more than that."""
-        with unavailable_as_error(self._url):
+        async with answering(self._url):
             record: Any = await self._redis.lindex(self._keys.records(topic), -count - 1)
         return -1 if record is None else index_of(record)
 
     async def nodes(self) -> dict[str, Summary]:
         """Every node that has ever reported, with its summary, by name."""
-        with unavailable_as_error(self._url):
+        async with answering(self._url):
             fleet: Any = await self._redis.hgetall(self._keys.fleet)
         return {node.decode(): Summary.unpack(summary) for node, summary in sorted(fleet.items())}
 
     async def jobs(self, node: str) -> list[JobSummary]:
         """The node's jobs, the one last updated first."""
-        with unavailable_as_error(self._url):
+        async with answering(self._url):
             latest: Any = await self._redis.zrevrange(self._keys.jobs(node), 0, MOST_JOBS - 1)
             names = [unescape(name.decode()) for name in latest]
             pipeline = self._redis.pipeline(transaction=False)
@@ -65,7 +65,7 @@ class Reader:
 
     async def ping(self) -> None:
         """Return once Redis has answered."""
-        with unavailable_as_error(self._url):
+        async with answering(self._url):
             await self._redis.ping()
 
     async def aclose(self) -> None:

@@ -18,7 +18,7 @@ import redis
 
 from streamer.core.backoff import backoff
 from streamer.core.errors import LogUnavailable
-from streamer.log.connecting import connect_async, without_password
+from streamer.log.connecting import answering, connect_async, without_password
 
 PING_S = 2.0
 """A connection that brought nothing for so long is pinged; one that stays silent for twice that is given up."""
@@ -138,17 +138,21 @@ class Subscriber:
             commands, self._commands = self._commands, []
             self._commanded.clear()
             for verb, group in groupby(commands, key=itemgetter(0)):
-                await connection.send_command(verb, *(channel for _, channel in group), check_health=False)
+                await self._command_now(connection, verb, *(channel for _, channel in group))
             try:
                 async with asyncio.timeout(PING_S):
                     await self._commanded.wait()
             except TimeoutError:
-                await connection.send_command("PING", check_health=False)
+                await self._command_now(connection, "PING")
             if self._heard:
                 self._heard = False
                 silent_since = loop.time()
             elif loop.time() - silent_since > 3 * PING_S:
                 raise LogUnavailable("the connection brings nothing any more") from None
+
+    async def _command_now(self, connection: Any, *command: str | bytes) -> None:
+        async with answering(self._url):
+            await connection.send_command(*command, check_health=False)
 
     async def _receive(self, connection: Any) -> None:
         """Take in whatever comes. Reading suspends only where nothing has come yet, so that the hand-over, which

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from urllib.request import urlopen
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from tests.servers import RedisServer, free_port, wait_until
+from tests.gateways import GatewayProcess
+from tests.servers import RedisServer
 
 WRITERS = 3
 UPDATES_EACH = 3000
@@ -40,27 +40,6 @@ for n in range(count):
         time.sleep(0.005)  # a pace that leaves time to join, to fail and to resume meanwhile
 streamer.flush(timeout=60)
 """
-
-
-class GatewayProcess:
-    """A gateway in a process of its own."""
-
-    def __init__(self, redis_url: str) -> None:
-        self.port, self.internal_port = free_port(), free_port()
-        command = [sys.executable, "-m", "workers", "gateway", "--redis-url", redis_url]
-        command += ["--port", str(self.port), "--internal-port", str(self.internal_port), "--log-level", "warning"]
-        self.process = subprocess.Popen(command)
-        wait_until("the gateway is ready", self._ready)
-
-    def _ready(self) -> bool:
-        assert self.process.poll() is None, "the gateway ended on starting"
-        with suppress(OSError), urlopen(f"http://127.0.0.1:{self.internal_port}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-        return False
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @dataclass
@@ -109,10 +88,7 @@ async def test_every_watcher_has_every_update_once_and_in_order_though_a_gateway
     print(f"seed {seed}")
     rng = random.Random(seed)
     writers = [_start_writer(stack, real_store.url, node, writer) for writer in range(WRITERS)]
-    gateways = []
-    for _ in range(2):
-        gateways.append(GatewayProcess(real_store.url))
-        stack.callback(gateways[-1].kill)
+    gateways = [stack.enter_context(GatewayProcess(real_store.url)) for _ in range(2)]
     ports = [gateway.port for gateway in gateways]
 
     watchers = [Watcher(node, rng.choice([None, *JOBS[:4]]), ports) for _ in range(CLIENTS)]
