@@ -26,7 +26,7 @@ demo: $(VENV)/.demo  ## run a Redis, a gateway and a small fleet; Ctrl-C ends th
 
 test: lint  ## lint, check types, and run all tests
 	$(BIN)/python -m coverage run -m pytest
-	@$(BIN)/python -m coverage combine --quiet 2>/dev/null; $(BIN)/python -m coverage report
+	$(BIN)/python -m coverage report
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,18 +1,18 @@
 // What the page holds at most: a browser left open for a night must not fill its memory.
-const MAX_ROWS = 5000;
+const MAX_UPDATES = 5000;
 const MAX_CHARACTERS = 16_000_000;
-const ROWS_A_FRAME = 300;
+const ROWS_A_FRAME = 250;
 const JOBS_SHOWN = 200;
 
 const REFRESH_MS = 3000;
 const STALE_MS = 60_000;
 const QUIET_MS = 5000;
-const LONGEST_WAIT_MS = 10_000;
+const MOST_WAIT_MS = 10_000;
 
 const RESET = 4001;
 const GAP = 4002;
-const FINAL = new Set([1003, 1008]); // unsupported data, policy: another try would end the same way
-const FINAL_HTTP = new Set([400, 401, 403, 404]);
+// Another try would end the same way: unsupported data, policy; a bad request, one that may not be made, nothing there.
+const FINAL = new Set([1003, 1008, 400, 401, 403, 404]);
 
 const KINDS = [
   ["bad", /fail|error|crash|abort|kill|denied|refus|time.?out|timed.out|lost|fatal|panic|oom|unhealthy|incomplete/i],
@@ -27,7 +27,7 @@ const kindOf = (status) => KINDS.find(([, words]) => words.test(status))?.[0] ??
 
 const $ = (id) => document.getElementById(id);
 
-function make(tag, attributes = {}, ...children) {
+function make(tag, attributes, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
@@ -41,14 +41,12 @@ function put(element, text) {
 
 const number = (value) => value.toLocaleString("en");
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
-const two = (value) => String(value).padStart(2, "0");
-const time = (date) =>
-  `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${String(date.getMilliseconds()).padStart(3, "0")}`;
-const dateOf = (timestamp) => new Date(typeof timestamp === "number" ? timestamp : NaN); // or else, too great to be exact
 const day = new Intl.DateTimeFormat("en-GB", { weekday: "long", day: "numeric", month: "long", year: "numeric" });
+const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const time = (date) => `${clock.format(date)}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 
 function ago(timestamp) {
-  const seconds = Math.max(0, Math.round((Date.now() - timestamp) / 1000));
+  const seconds = Math.max(0, Math.floor((Date.now() - timestamp) / 1000));
   if (seconds < 60) return seconds < 1 ? "now" : `${seconds} s ago`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
   return seconds < 86_400 ? `${Math.floor(seconds / 3600)} h ago` : `${Math.floor(seconds / 86_400)} d ago`;
@@ -61,22 +59,20 @@ const hasAll = (text, wanted) => wanted.length === 0 || wanted.every((word) => t
 const shorten = (text, most) => (text.length > most ? `${text.slice(0, most).replace(/[\ud800-\udbff]$/, "")}…` : text);
 
 function parse(text) {
-  if (JSON.rawJSON && /\d{16}/.test(text)) {
-    // Integers beyond 2^53, such as ids, would be shown rounded.
-    const exact = (_, value, { source }) =>
-      Number.isInteger(value) && !Number.isSafeInteger(value) ? JSON.rawJSON(source) : value;
-    try {
-      return JSON.parse(text, exact);
-    } catch {
-      // Nested too deep for a reviver, which recurses; without one there is no such limit.
-    }
+  const plain = JSON.parse(text);
+  if (!JSON.rawJSON || !/\d{16}/.test(text)) return plain;
+  // Integers beyond 2^53, such as ids, would be shown rounded.
+  const exact = (_, value, { source }) => (Number.isInteger(value) && !Number.isSafeInteger(value) ? JSON.rawJSON(source) : value);
+  try {
+    return JSON.parse(text, exact);
+  } catch {
+    return plain; // nested too deep for a reviver, which recurses
   }
-  return JSON.parse(text);
 }
 
 function compact(value) {
   try {
-    return typeof value === "string" ? value : String(JSON.stringify(value));
+    return typeof value === "string" ? value : JSON.stringify(value);
   } catch {
     return "(nested too deep to show)";
   }
@@ -86,55 +82,51 @@ function compact(value) {
 function pretty(value) {
   const deep = (inner, levels) =>
     inner !== null && typeof inner === "object" && (levels === 0 || Object.values(inner).some((one) => deep(one, levels - 1)));
-  return deep(value, 40) ? compact(value) : JSON.stringify(value, null, 2);
+  const text = deep(value, 40) ? compact(value) : JSON.stringify(value, null, 2);
+  // Marks that turn the writing direction would reorder the text around them.
+  return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+const pathOf = (node, job) => `/nodes/${encodeURIComponent(node)}${job === null ? "" : `/jobs/${encodeURIComponent(job)}`}`;
+
+function topicOf(hash) {
+  const match = /^#\/nodes\/([^/]+)(?:\/jobs\/([^/]+))?$/.exec(hash);
+  // A URL takes dots out of a path as steps, even when they are escaped: no browser can ask for these names.
+  if (!match || match.slice(1).some((part) => /^(\.|%2e){1,2}$/i.test(part))) return null;
+  try {
+    return { node: decodeURIComponent(match[1]), job: match[2] ? decodeURIComponent(match[2]) : null };
+  } catch {
+    return null; // a malformed escape
+  }
 }
 
 async function api(path) {
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(8000) }).catch(() => {
+  const response = await fetch(`/api${path}`, { cache: "no-store", signal: AbortSignal.timeout(8000) }).catch(() => {
     throw new Error("the gateway cannot be reached");
   });
   const body = await response.json().catch(() => null);
   if (response.ok && body) return body;
-  const sentence = body?.error ?? `the gateway answered ${response.status} without a reason`;
-  throw Object.assign(new Error(sentence), { status: response.status });
-}
-
-const hashOf = (node, job) => `#${pathOf(node, job)}`;
-const pathOf = (node, job) =>
-  `/nodes/${encodeURIComponent(node)}` + (job === null ? "" : `/jobs/${encodeURIComponent(job)}`);
-
-function topicOf(hash) {
-  const match = /^#\/nodes\/([^/]+)(?:\/jobs\/([^/]+))?$/.exec(hash);
-  try {
-    return match && { node: decodeURIComponent(match[1]), job: match[2] ? decodeURIComponent(match[2]) : null };
-  } catch {
-    return null; // a malformed escape
-  }
+  throw Object.assign(new Error(body?.error ?? `the gateway answered ${response.status}`), { status: response.status });
 }
 
 // ---- the updates, as rows
 
 const updates = {
   list: $("updates"),
-  rows: [], // oldest first: {text, update} or {text, note}
-  undrawn: 0, // how many at the end have no element yet
-  kept: 0, // how many are updates
-  older: 0, // how many updates came before the first row, as far as is known
-  characters: 0,
-  newer: 0, // how many came since following ended
   following: true,
   wanted: [],
-  day: "",
 
   clear() {
-    Object.assign(this, { rows: [], undrawn: 0, kept: 0, older: 0, characters: 0, newer: 0, day: "" });
+    // rows: oldest first, {text, update, …} or {text, note}; undrawn: how many at the end have no element yet;
+    // older: how many updates came before the first row, Infinity if nobody knows; newer: since following ended
+    Object.assign(this, { rows: [], leaving: [], undrawn: 0, kept: 0, older: 0, newer: 0, characters: 0, day: "" });
     this.list.replaceChildren();
     this.schedule();
   },
 
   add(update) {
     const { status, state, index, timestamp } = update;
-    const date = dateOf(timestamp);
+    const date = new Date(typeof timestamp === "number" ? timestamp : NaN); // not a number: too great for a date
     const today = isNaN(date) ? this.day : day.format(date);
     if (today !== this.day) this.push({ note: today, kind: "day", text: "" });
     this.day = today;
@@ -150,17 +142,20 @@ const updates = {
 
   /** Keep a row, within the bounds: at once, since a tab in the background may not draw for hours. */
   push(row) {
-    this.rows.push(row);
+    const { rows } = this;
+    rows.push(row);
     this.undrawn++;
     this.kept += row.update ? 1 : 0;
     this.characters += row.text.length;
-    while (this.rows.length > MAX_ROWS || (this.characters > MAX_CHARACTERS && this.rows.length > 1)) {
-      const gone = this.rows.shift();
+    while (this.kept > 1 && (this.kept > MAX_UPDATES || rows.length > MAX_UPDATES + 100 || this.characters > MAX_CHARACTERS)) {
+      // The day stays above the first of its updates.
+      const [gone] = rows.splice(rows[0].kind === "day" && rows[1].kind !== "day" ? 1 : 0, 1);
+      if (gone.element) this.leaving.push(gone.element);
       this.characters -= gone.text.length;
       this.kept -= gone.update ? 1 : 0;
       this.older += gone.update ? 1 : 0;
     }
-    this.undrawn = Math.min(this.undrawn, this.rows.length);
+    this.undrawn = Math.min(this.undrawn, rows.length);
     this.schedule();
   },
 
@@ -176,44 +171,40 @@ const updates = {
     this.frame = this.timer = undefined;
     const first = this.rows.length - this.undrawn;
     const batch = this.rows.slice(first, first + ROWS_A_FRAME);
-    for (const row of batch) row.element = this.element(row);
-    this.list.append(...batch.map((row) => row.element));
+    for (const row of batch) row.element ??= row.note ? make("li", { class: row.kind, "data-testid": row.kind }, row.note) : this.element(row);
+    this.list.append(...batch.map(({ element }) => element));
     this.undrawn -= batch.length;
-    const surplus = this.list.childElementCount - (this.rows.length - this.undrawn);
-    for (let left = surplus; left > 0; left--) this.list.firstElementChild.remove();
-    if (!this.following) this.newer += batch.filter((row) => row.update && !row.element.hidden).length;
+    if (this.leaving.some((element) => element.contains(document.activeElement))) this.list.focus();
+    for (const element of this.leaving.splice(0)) element.remove();
+    if (!this.following) this.newer += batch.filter(({ update, element }) => update && !element.hidden).length;
     if (this.undrawn > 0) this.schedule();
     this.tell();
     if (this.following) this.list.scrollTop = this.list.scrollHeight;
   },
 
   element(row) {
-    if (row.note) return make("li", { class: row.kind, "data-testid": row.kind }, row.note);
-    const { status, index } = row.update;
-    const job = row.pairs.find(([key]) => key === "job")?.[1] ?? "";
-    const shown = row.pairs.filter(([key]) => key !== "job").slice(0, 24);
+    const { update, date, pairs, text } = row;
+    const job = pairs.find(([key]) => key === "job")?.[1] ?? "";
+    const chips = pairs.filter(([key]) => key !== "job").slice(0, 24).map(([key, value]) =>
+      make("span", { class: "chip" }, make("bdi", {}, `${shorten(key, 40)}=`), make("bdi", {}, shorten(value, 80))));
     const summary = make(
       "summary",
-      { tabindex: -1, "data-kind": kindOf(status) },
-      make("time", { title: row.date.toString() }, isNaN(row.date) ? "–" : time(row.date)),
-      make("span", { class: "index" }, `#${index}`),
+      { tabindex: -1, "data-kind": kindOf(update.status) },
+      make("time", { title: date.toString() }, isNaN(date) ? "–" : time(date)),
+      make("span", { class: "index" }, `#${update.index}`),
       make("bdi", { class: "job", title: shorten(job, 300) }, shorten(job, 80)),
-      make("bdi", { class: "status", title: shorten(status, 300), "data-testid": "status" }, shorten(status, 80)),
-      make("span", { class: "chips" }, ...shown.map(([key, value]) => this.chip(key, value))),
+      make("bdi", { class: "status", title: shorten(update.status, 300), "data-testid": "status" }, shorten(update.status, 80)),
+      make("span", { class: "chips" }, ...chips),
     );
-    const item = make("li", { class: "update", "data-testid": "update", "data-index": index }, make("details", {}, summary));
-    item.row = row;
-    item.hidden = !hasAll(row.text, this.wanted);
+    const item = make("li", { class: "update", "data-testid": "update", "data-index": update.index }, make("details", {}, summary));
+    item.update = update;
+    item.hidden = !hasAll(text, this.wanted);
     return item;
-  },
-
-  chip(key, value) {
-    return make("span", { class: "chip" }, make("bdi", {}, `${shorten(key, 40)}=`), make("bdi", {}, shorten(value, 80)));
   },
 
   filter(wanted) {
     this.wanted = wanted;
-    for (const row of this.rows) if (row.update && row.element) row.element.hidden = !hasAll(row.text, wanted);
+    for (const { update, text, element } of this.rows) if (update && element) element.hidden = !hasAll(text, wanted);
     this.schedule();
   },
 
@@ -224,33 +215,28 @@ const updates = {
   },
 
   tell() {
-    const matching = this.wanted.length && this.rows.filter((row) => row.element && row.update && !row.element.hidden).length;
-    put($("count"), this.wanted.length ? `${number(matching)} of ${plural(this.kept, "update")}` : plural(this.kept, "update"));
-    $("older").hidden = this.older === 0;
+    const shown = this.wanted.length ? this.rows.filter(({ update, element }) => update && element && !element.hidden) : null;
+    put($("count"), `${shown ? `${number(shown.length)} of ` : ""}${plural(this.kept, "update")}`);
     const older = Number.isFinite(this.older) ? plural(this.older, "older update") : "Older updates";
-    put($("older"), `${older} not shown: no longer kept, or more than the ${number(MAX_ROWS)} this page holds`);
+    put($("older"), `${older} not shown: no longer kept, or beyond the ${number(MAX_UPDATES)} this page holds`);
+    $("older").hidden = this.older === 0;
     $("no-updates").hidden = this.rows.length > 0;
     $("follow").setAttribute("aria-pressed", this.following);
-    $("newer").hidden = this.newer === 0;
     put($("newer"), `${number(this.newer)} new ↓`);
+    $("newer").hidden = this.newer === 0;
   },
 };
 
 // ---- the connection
 
 class Feed {
-  socket = null;
-  timer = 0;
-  failures = 0;
   cursor = ""; // of the last message, "" before the first
   index = -1; // of the last message
   highest = new Map(); // log and epoch → greatest index shown
-  target = -1; // the index that ends the replay
-  state = "closed";
+  failures = 0;
 
-  constructor(node, job) {
-    this.node = node;
-    this.job = job;
+  constructor({ node, job }) {
+    Object.assign(this, { node, job });
     this.connect();
   }
 
@@ -267,29 +253,21 @@ class Feed {
   }
 
   async connect() {
-    clearTimeout(this.timer);
+    this.drop();
     this.show("connecting");
-    // A URL parser takes these out of a path as steps, even when they are escaped.
-    if ([this.node, this.job].some((name) => /^\.\.?$/.test(name))) {
-      return this.show("closed", "a browser cannot ask for a name that is only dots");
-    }
-    this.target = Infinity;
+    this.target = Infinity; // the index that ends the replay
     try {
-      const about = await api(`/api${pathOf(this.node, null)}`);
-      this.target = this.headOf(about);
-    } catch (error) {
-      if (!this.stopped && FINAL_HTTP.has(error.status)) return this.show("closed", error.message);
+      this.target = this.headOf(await api(pathOf(this.node, null)));
+    } catch ({ status, message }) {
+      if (!this.stopped && FINAL.has(status)) return this.show("closed", message);
     }
     if (this.stopped) return;
-    const url = new URL(pathOf(this.node, this.job), location.origin.replace(/^http/, "ws"));
-    if (this.cursor) url.searchParams.set("after", this.cursor);
-    else url.searchParams.set("history", MAX_ROWS);
-    const socket = new WebSocket(url);
+    const query = new URLSearchParams(this.cursor ? { after: this.cursor } : { history: MAX_UPDATES });
+    const socket = new WebSocket(`${location.origin.replace("http", "ws")}${pathOf(this.node, this.job)}?${query}`);
     this.socket = socket;
-    const mine = (handle) => (event) => this.socket === socket && handle.call(this, event);
-    socket.onopen = mine(this.opened);
-    socket.onmessage = mine(this.received);
-    socket.onclose = mine(this.closed);
+    socket.onopen = () => socket === this.socket && this.opened();
+    socket.onmessage = ({ data }) => socket === this.socket && this.received(data);
+    socket.onclose = ({ code, reason }) => socket === this.socket && this.closed(code, reason);
   }
 
   headOf({ head, jobs }) {
@@ -297,12 +275,12 @@ class Feed {
   }
 
   opened() {
-    this.show("replaying");
     this.heard = Date.now();
+    this.show("replaying");
     this.settle();
   }
 
-  received({ data }) {
+  received(data) {
     this.heard = Date.now();
     try {
       this.take(parse(data));
@@ -311,6 +289,7 @@ class Feed {
       this.drop();
       this.show("closed", "the gateway sent something that is not an update");
     }
+    this.settle();
   }
 
   take(update) {
@@ -321,60 +300,49 @@ class Feed {
     if (this.index < 0) updates.older = this.job === null || before < 0 ? before + 1 : Infinity; // a job's indexes have holes
     else if (index <= this.index) updates.note(`updates from ${index} on come again: the log moved to another server`);
     else if (before > this.index) updates.note(`updates between ${this.index} and ${index} are missing`);
+    updates.add(update);
     this.highest.set(era, index);
     Object.assign(this, { cursor, index, failures: 0 });
-    updates.add(update);
     if (this.state === "live") fleet.touch(update, typeof state?.job === "string" ? state.job : null);
-    this.settle();
   }
 
   settle() {
     if (this.state === "replaying" && this.index >= this.target) this.show("live");
   }
 
-  closed({ code, reason }) {
+  closed(code, reason) {
     this.socket = null;
-    const token = /after=(\S+)/.exec(reason)?.[1];
     if (FINAL.has(code)) return this.show("closed", reason || `the gateway refused the connection (${code})`);
+    const [, era, last] = /after=(\S+)\.(\d+)/.exec(reason) ?? [];
     if (code === RESET) {
       Object.assign(this, { cursor: "", index: -1, highest: new Map() });
       updates.clear();
       updates.note("the log was started anew");
-    } else if (code === GAP && token) {
-      const dot = token.lastIndexOf(".");
-      const last = Number(token.slice(dot + 1));
+    } else if (code === GAP && era) {
       updates.note(`updates ${this.index + 1} to ${last} are no longer kept`);
-      this.highest.set(token.slice(0, dot), last);
-      Object.assign(this, { cursor: token, index: last });
+      Object.assign(this, { cursor: `${era}.${last}`, index: Number(last) });
+      this.highest.set(era, this.index);
     }
     // Full jitter: the many clients of a gateway that died must not come back in step.
-    const ceiling = Math.min(LONGEST_WAIT_MS, 500 * 2 ** this.failures++);
-    const wait = ceiling * (0.1 + 0.9 * Math.random());
+    const wait = Math.min(MOST_WAIT_MS, 500 * 2 ** this.failures++) * (0.1 + 0.9 * Math.random());
     this.due = Date.now() + wait;
     this.timer = setTimeout(() => this.connect(), wait);
-    this.show("reconnecting", reason);
-  }
-
-  hurry() {
-    if (this.state === "reconnecting" || this.state === "closed") this.connect();
+    this.show("reconnecting", reason.split("; ")[0]);
   }
 
   tick() {
     if (this.state === "reconnecting") this.show("reconnecting", $("reason").textContent);
-    // Where the head is not known, or expired between the question and the answer, silence says that it is reached.
+    // Where the head is not known, or is no longer kept, silence says that it is reached.
     if (this.state === "replaying" && Date.now() - this.heard > QUIET_MS) this.show("live");
   }
 
-  /**
-   * Compare with the head as the list of nodes tells it. A connection that died without a word, as on a phone that
-   * changed networks, would look live for minutes.
-   */
+  /** Compare with what the list of nodes says: a connection may die without a word and look live for minutes. */
   expect(about) {
     const head = this.headOf(about);
     const behind = this.state === "live" && head > this.index && head > this.target;
     if (behind && this.behindAt === this.index) {
       this.drop();
-      this.closed({ code: 1006, reason: "the connection went silent" });
+      this.closed(1006, "the connection went silent");
     }
     this.behindAt = behind ? this.index : null;
   }
@@ -382,9 +350,9 @@ class Feed {
   show(state, reason = "") {
     const seconds = Math.max(1, Math.ceil((this.due - Date.now()) / 1000));
     const text = state === "reconnecting" ? `reconnecting in ${seconds} s` : state;
-    const kinds = { live: "good", connecting: "wait", replaying: "run", reconnecting: "wait", closed: "bad" };
+    const kind = { live: "good", connecting: "wait", replaying: "run", reconnecting: "wait", closed: "bad" }[state];
     put($("connection"), text);
-    Object.assign($("connection").dataset, { state, kind: kinds[state] });
+    Object.assign($("connection").dataset, { state, kind });
     put($("reason"), reason);
     $("retry").hidden = state !== "reconnecting" && state !== "closed";
     // Said once per change, not at each second of a countdown or at each try.
@@ -402,15 +370,14 @@ const fleet = {
   chosen: null,
 
   async refresh() {
-    clearTimeout(this.timer);
     const { chosen } = this;
     try {
-      const [{ nodes }, about] = await Promise.all([api("/api/nodes"), chosen && api(`/api${pathOf(chosen.node, null)}`)]);
+      const [{ nodes }, about] = await Promise.all([api("/nodes"), chosen && api(pathOf(chosen.node, null))]);
       this.nodes = nodes;
       if (about && chosen === this.chosen) this.know(about);
       put($("fleet-notice"), "");
-    } catch (error) {
-      put($("fleet-notice"), `The list is not up to date: ${error.message}.`);
+    } catch ({ message }) {
+      put($("fleet-notice"), `This list is not up to date: ${message}.`);
     }
     this.draw();
     clearTimeout(this.timer);
@@ -418,7 +385,8 @@ const fleet = {
   },
 
   know(about) {
-    const newer = [...this.jobs].filter(([, { index }]) => index > about.head); // live messages told them first
+    const newer = [...this.jobs].filter(([, { index }]) => about.log === this.log && index > about.head); // told by live messages
+    this.log = about.log;
     this.jobs = new Map([...about.jobs.map((job) => [job.job, job]), ...newer]);
     feed?.expect(about);
   },
@@ -434,8 +402,7 @@ const fleet = {
   touch({ status, timestamp, index }, job) {
     const seen = { status, last_seen: timestamp, index };
     if (this.open && index > this.open.index) Object.assign(this.open, seen, { job });
-    if (job === null) return;
-    this.jobs.set(job, { job, ...seen });
+    if (job !== null) this.jobs.set(job, { job, ...seen });
     this.soon ??= setTimeout(() => this.draw(), 150);
   },
 
@@ -443,66 +410,61 @@ const fleet = {
     clearTimeout(this.soon);
     this.soon = undefined;
     if (this.nodes === null) return;
-    const { chosen } = this;
     const wanted = words($("fleet-filter"));
-    this.open = this.nodes.find(({ node }) => node === chosen?.node);
-    const jobs = [...this.jobs.values()].sort((one, other) => other.index - one.index);
+    this.open = this.nodes.find(({ node }) => node === this.chosen?.node);
     const whole = this.open && hasAll(this.open.node, wanted);
-    const matching = whole ? jobs : jobs.filter(({ job, status }) => hasAll(`${job} ${status}`, wanted));
-    const nodes = this.nodes.filter(
-      (node) => hasAll(`${node.node} ${node.status} ${node.job ?? ""}`, wanted) || (node === this.open && matching.length),
-    );
+    const jobs = [...this.jobs.values()]
+      .filter(({ job, status }) => whole || hasAll(`${job} ${status}`, wanted))
+      .sort((one, other) => other.index - one.index);
+    const nodes = this.nodes.filter((node) =>
+      hasAll(`${node.node} ${node.status} ${node.job ?? ""}`, wanted) || (node === this.open && jobs.length));
     const focused = document.activeElement;
-    this.sync($("nodes"), nodes, "node", (item, node) => {
-      const jobList = item.querySelector("ul");
-      this.sync(jobList, node === this.open ? matching.slice(0, JOBS_SHOWN) : [], "job");
-      jobList.hidden = !jobList.childElementCount;
-      const more = node === this.open ? matching.length - JOBS_SHOWN : 0;
-      item.lastElementChild.hidden = more <= 0;
-      put(item.lastElementChild, `and ${plural(more, "older job")}`);
-    });
+    this.sync($("nodes"), nodes, "node");
+    for (const { children: [, list, more], name } of $("nodes").children) {
+      const mine = name === this.open?.node ? jobs : [];
+      this.sync(list, mine.slice(0, JOBS_SHOWN), "job");
+      list.hidden = mine.length === 0;
+      put(more, mine.length > JOBS_SHOWN ? `and ${plural(mine.length - JOBS_SHOWN, "older job")}` : "");
+    }
     // An element that moves to another place in the list loses the focus.
     if (focused !== document.activeElement && $("nodes").contains(focused)) focused.focus();
     $("no-nodes").hidden = this.nodes.length > 0;
+    $("choose").hidden = this.chosen !== null || this.nodes.length === 0;
     $("no-match").hidden = nodes.length > 0 || this.nodes.length === 0;
     put($("fleet-count"), this.nodes.length ? plural(this.nodes.length, "node") : "");
   },
 
   /** Make the items of a list be those of the summaries, keeping the elements of those that stay. */
-  sync(list, summaries, what, also = () => {}) {
-    const gone = new Map([...list.children].map((item) => [item.name, item]));
+  sync(list, summaries, what) {
+    const gone = new Map(Array.from(list.children, (item) => [item.name, item]));
     summaries.forEach((summary, place) => {
-      const item = gone.get(summary[what]) ?? this.item(summary, what);
+      const item = gone.get(summary[what]) ?? this.item(summary[what], what);
       gone.delete(summary[what]);
       if (list.children[place] !== item) list.insertBefore(item, list.children[place] ?? null);
-      this.describe(item.firstElementChild, summary, what);
-      also(item, summary);
+      this.describe(item.firstChild, summary, what);
     });
     for (const item of gone.values()) item.remove();
   },
 
-  item(summary, what) {
-    const name = summary[what];
-    const parts = ["dot", "name", "ago", "status"].map((part) => make(part === "dot" ? "span" : "bdi", { class: part }));
-    if (what === "job") parts.push(parts.splice(2, 1)[0]);
-    const href = what === "node" ? hashOf(name, null) : hashOf(this.chosen.node, name);
-    const link = make("a", { href, title: name, "data-testid": what, [`data-${what}`]: name }, ...parts);
-    const item = make("li", {}, link);
-    if (what === "node") item.append(make("ul", { class: "jobs", "aria-label": "Jobs" }), make("p", { class: "more" }));
+  item(name, what) {
+    const path = what === "node" ? pathOf(name, null) : pathOf(this.chosen.node, name);
+    const parts = [make("span", { class: "dot" }), make("bdi", { class: "name" }, name), make("bdi", { class: "status" }), make("span", { class: "ago" })];
+    const item = make("li", {}, make("a", { href: `#${path}`, "data-testid": what, [`data-${what}`]: name }, ...parts));
+    if (what === "node") item.append(make("ul", { class: "jobs", role: "list", "aria-label": "Jobs" }), make("p", { class: "more" }));
     item.name = name;
-    put(link.querySelector(".name"), name);
     return item;
   },
 
   describe(link, { node, job, status, last_seen }, what) {
     const { chosen } = this;
-    const current = what === "node" ? chosen?.node === node && chosen.job === null : chosen.job === job;
-    link.toggleAttribute("aria-current", current);
+    const current = what === "job" ? chosen.job === job : chosen?.node === node && chosen.job === null;
     if (current) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
     link.dataset.kind = kindOf(status);
+    link.title = `${what === "job" ? job : node}: ${shorten(status, 300)}, ${ago(last_seen)}`;
     link.classList.toggle("stale", Date.now() - last_seen > STALE_MS);
-    put(link.querySelector(".status"), shorten(status, 80));
-    put(link.querySelector(".ago"), ago(last_seen));
+    put(link.children[2], shorten(status, 80));
+    put(link.children[3], ago(last_seen));
   },
 };
 
@@ -513,24 +475,31 @@ let feed = null;
 function route() {
   const topic = topicOf(location.hash);
   feed?.stop();
-  feed = null;
   updates.clear();
   updates.follow(true);
   fleet.choose(topic);
-  document.body.classList.toggle("choosing", !topic);
-  $("fleet-toggle").setAttribute("aria-expanded", !topic);
-  $("choose").hidden = topic !== null;
+  document.body.classList.toggle("choosing", topic === null);
+  $("connection").dataset.state = "closed";
   $("stream").hidden = topic === null;
-  $("topic").replaceChildren();
-  document.title = "streamer";
-  if (!topic) return;
-  const { node, job } = topic;
-  document.title = `${node}${job === null ? "" : ` / ${job}`} · streamer`;
-  $("topic").append(make("a", { href: hashOf(node, null), title: node }, make("bdi", {}, node)));
-  if (job !== null) $("topic").append(make("i", {}, "/"), make("bdi", { title: job }, job));
-  $("stream").classList.toggle("one-job", job !== null);
-  put($("no-updates"), "No updates yet. They appear here as soon as there are any.");
-  feed = new Feed(node, job);
+  $("stream").classList.toggle("one-job", topic?.job != null);
+  const names = topic ? [topic.node, topic.job].filter((name) => name !== null) : [];
+  document.title = names.length ? `${names.join(" / ")} · streamer` : "streamer";
+  $("topic").replaceChildren(...names.map((name, place) =>
+    make("a", { href: place ? location.hash : `#${pathOf(name, null)}`, title: name }, make("bdi", {}, name))));
+  feed = topic && new Feed(topic);
+}
+
+function moveThroughRows(event) {
+  const rows = [...updates.list.querySelectorAll(".update:not([hidden]) summary")];
+  const last = rows.length - 1;
+  const at = rows.indexOf(document.activeElement);
+  const step = { ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: last }[event.key];
+  if (event.key === "Escape") updates.list.focus();
+  if (step === undefined || last < 0 || event.target.matches("pre")) return;
+  event.preventDefault();
+  const next = at < 0 && event.key !== "Home" ? last : Math.min(last, Math.max(0, step));
+  if (next < last) updates.follow(false);
+  rows[next].focus();
 }
 
 function listen() {
@@ -538,43 +507,27 @@ function listen() {
   let top = 0;
   list.addEventListener("scroll", () => {
     const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 2;
-    if (updates.following ? !atEnd && list.scrollTop < top : atEnd && list.scrollTop > top) {
-      updates.follow(!updates.following);
-    }
+    const moved = list.scrollTop - top;
     top = list.scrollTop;
+    if (updates.following ? !atEnd && moved < 0 : atEnd && moved > 0) updates.follow(!updates.following);
   });
   // A smooth scroll begins with a step so small that the next update would pull it back.
-  list.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && updates.following && updates.follow(false), { passive: true });
-
+  const letGo = ({ deltaY }) => deltaY < 0 && list.scrollTop > 0 && updates.following && updates.follow(false);
+  list.addEventListener("wheel", letGo, { passive: true });
+  list.addEventListener("keydown", moveThroughRows);
   list.addEventListener("toggle", ({ target }) => {
     target.querySelector("pre")?.remove();
     if (!target.open) return;
-    target.append(make("pre", { tabindex: 0, "aria-label": "The whole update" }, pretty(target.parentElement.row.update)));
+    target.append(make("pre", { tabindex: 0, "aria-label": "The whole update" }, pretty(target.parentElement.update)));
+    target.scrollIntoView({ block: "nearest" });
     updates.follow(false); // else the next update would push away what is being read
   }, true);
-
-  list.addEventListener("keydown", (event) => {
-    const shown = [...list.querySelectorAll(".update:not([hidden]) summary")];
-    const at = shown.indexOf(document.activeElement);
-    const last = shown.length - 1;
-    const next = { ArrowUp: at < 0 ? last : Math.max(0, at - 1), ArrowDown: at < 0 ? last : Math.min(last, at + 1), Home: 0, End: last };
-    if (event.key === "Escape") list.focus();
-    if (!(event.key in next) || last < 0 || event.target.matches("pre")) return;
-    event.preventDefault();
-    if (next[event.key] < last) updates.follow(false);
-    shown[next[event.key]].focus();
-  });
-
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.matches("input") || $("stream").hidden) return;
-    event.preventDefault();
-    $("filter").focus();
-  });
+  new ResizeObserver(() => updates.schedule()).observe(list);
 
   $("filter").addEventListener("input", () => updates.filter(words($("filter"))));
   $("follow").addEventListener("click", () => updates.follow(!updates.following));
   $("newer").addEventListener("click", () => updates.follow(true));
-  $("retry").addEventListener("click", () => feed?.hurry());
+  $("retry").addEventListener("click", () => feed?.connect());
   $("fleet-filter").addEventListener("input", () => fleet.draw());
   $("fleet-toggle").addEventListener("click", () => document.body.classList.add("choosing"));
   // On a phone the list lies over the updates: choosing what is chosen already must close it too.
@@ -582,13 +535,18 @@ function listen() {
     if (target.closest("a")?.hash === location.hash) document.body.classList.remove("choosing");
   });
 
-  addEventListener("hashchange", route);
-  addEventListener("online", () => feed?.hurry());
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input") || !feed) return;
+    event.preventDefault();
+    $("filter").focus();
+  });
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return;
-    if (feed?.state === "reconnecting") feed.hurry();
+    if (feed?.state === "reconnecting") feed.connect();
     fleet.refresh();
   });
+  addEventListener("online", () => feed?.state === "reconnecting" && feed.connect());
+  addEventListener("hashchange", route);
   setInterval(() => {
     feed?.tick();
     if (!document.hidden) fleet.draw();

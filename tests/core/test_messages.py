@@ -1,0 +1,77 @@
+"""The plain endpoint's messages, read by another implementation of WebSocket frames."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from websockets.frames import Opcode
+from websockets.protocol import CLIENT, OPEN, Protocol
+
+from streamer.core.cursor import Cursor
+from streamer.core.messages import plain_frame, plain_message, text_frame
+from streamer.core.records import Update
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+updates = st.builds(
+    Update,
+    epoch=st.integers(1, 2**32 - 1),
+    index=st.integers(0, 2**53 - 1),
+    previous=st.integers(-1, 2**53 - 1),
+    timestamp=st.integers(0, 2**53 - 1),
+    status=st.text(min_size=1),
+    state=st.dictionaries(st.text(), json_values, max_size=4),
+)
+
+
+def receive(data: bytes) -> list[bytes]:
+    """The payloads of unmasked text frames, as a client takes them in."""
+    client = Protocol(CLIENT, state=OPEN, max_size=None)
+    client.receive_data(data)
+    frames = client.events_received()
+    assert client.close_expected() is False
+    assert all(frame.opcode is Opcode.TEXT and frame.fin for frame in frames)
+    return [bytes(frame.data) for frame in frames]
+
+
+@given(payloads=st.lists(st.integers(0, 300) | st.sampled_from([125, 126, 65535, 65536]), max_size=4))
+@example(payloads=[0, 125, 126, 65535, 65536, 100_000])
+def test_frames_one_after_another_are_received_as_the_messages_they_hold(payloads: list[int]) -> None:
+    messages = [b"x" * size for size in payloads]
+    assert receive(b"".join(map(text_frame, messages))) == messages
+
+
+@pytest.mark.parametrize(("size", "header"), [(0, 2), (125, 2), (126, 4), (65535, 4), (65536, 10)])
+def test_a_frame_has_the_shortest_header_for_its_size(size: int, header: int) -> None:
+    # RFC 6455, section 5.2: the minimal number of bytes must be used.
+    assert len(text_frame(b"x" * size)) == header + size
+
+
+@given(update=updates, log_id=st.text("0123456789abcdef", min_size=12, max_size=12))
+def test_a_message_has_the_fields_of_the_update_and_the_cursor_behind_it(update: Update, log_id: str) -> None:
+    (payload,) = receive(plain_frame(log_id, update))
+    message: dict[str, Any] = json.loads(payload)
+    assert message == {
+        "status": update.status,
+        "state": update.state,
+        "timestamp": update.timestamp,
+        "index": update.index,
+        "previous": update.previous,
+        "cursor": plain_message(log_id, update).cursor,
+    }
+    assert Cursor.parse(message["cursor"]) == Cursor(log_id, update.epoch, update.index)
+
+
+def test_a_message_looks_like_this() -> None:
+    update = Update(epoch=3, index=8, previous=5, timestamp=1700, status="started", state={"job": "j", "n": [1, None]})
+    assert receive(plain_frame("ab12", update)) == [
+        b'{"status":"started","state":{"job":"j","n":[1,null]},"timestamp":1700,'
+        b'"index":8,"previous":5,"cursor":"ab12.3.8"}'
+    ]

@@ -1,0 +1,299 @@
+"""The window against a plain list: what it holds, what it hands out, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from streamer.core import window as window_module
+from streamer.core.cursor import START, Cursor
+from streamer.core.records import Update
+from streamer.core.window import Chunk, Outcome, Window
+
+LOG = "ab12"
+BLOCK = 40
+"""Blocks so small that a few records fill one."""
+
+
+def update(index: int, previous: int | None = None, epoch: int = 1, size: int = 0) -> Update:
+    before = index - 1 if previous is None else previous
+    return Update(epoch, index, before, 0, "x" * size, {})
+
+
+def frame(log_id: str, update: Update) -> bytes:
+    """A frame that says which record it is, as long as the record's status wants it."""
+    return f"<{log_id}.{update.epoch}.{update.index}{'-' * len(update.status)}>".encode()
+
+
+def make(*indexes: int, of_job: bool = False, limit_bytes: int = 10**6, epoch: int = 1) -> Window:
+    """A window that stands behind records of these indexes."""
+    window = Window(of_job=of_job, frame=frame, limit_bytes=limit_bytes)
+    window.restart(LOG, epoch, -1)
+    previous = -1
+    for index in indexes:
+        window.extend([update(index, previous, epoch)])
+        previous = index
+    return window
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_module, "BLOCK_BYTES", BLOCK)
+
+
+def chunks(window: Window, index: int) -> Iterator[Chunk]:
+    while (chunk := window.after(index)) is not None:
+        yield chunk
+        index = chunk.last
+
+
+def frames(*indexes: int, epoch: int = 1) -> bytes:
+    return b"".join(frame(LOG, update(index, epoch=epoch)) for index in indexes)
+
+
+class WindowAgainstAList(RuleBasedStateMachine):
+    """``held`` is what the window has, in order; ``start`` the index behind which it begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normal_size = window_module.BLOCK_BYTES
+        window_module.BLOCK_BYTES = BLOCK
+
+    def teardown(self) -> None:
+        window_module.BLOCK_BYTES = self.normal_size
+
+    @initialize(of_job=st.booleans(), limit_bytes=st.sampled_from([60, 200, 10**6]), start=st.sampled_from([-1, 7]))
+    def open(self, of_job: bool, limit_bytes: int, start: int) -> None:
+        self.of_job, self.limit_bytes = of_job, limit_bytes
+        self.window = Window(of_job=of_job, frame=frame, limit_bytes=limit_bytes)
+        self._restart(start)
+
+    def _restart(self, start: int) -> None:
+        self.epoch = 1
+        self.window.restart(LOG, self.epoch, start)
+        self.held: list[Update] = []
+        self.start = self.head = start
+
+    def _next(self, skipped: int, size: int) -> Update:
+        index = self.head + 1 + (skipped if self.of_job else 0)
+        return update(index, self.head if self.of_job else index - 1, self.epoch, size)
+
+    @rule(sizes=st.lists(st.integers(0, 50), max_size=4), skipped=st.integers(0, 3))
+    def extend(self, sizes: list[int], skipped: int) -> None:
+        page = []
+        for size in sizes:
+            page.append(self._next(skipped, size))
+            self.head = page[-1].index
+        assert self.window.extend(page) == b"".join(frame(LOG, one) for one in page)
+        self.held += page
+
+    @rule(size=st.integers(0, 50), skipped=st.integers(0, 3))
+    def offer_the_next(self, size: int, skipped: int) -> None:
+        following = self._next(skipped, size)
+        assert self.window.offer(LOG, following) == (Outcome.APPENDED, frame(LOG, following))
+        self.held.append(following)
+        self.head = following.index
+
+    @rule(back=st.integers(0, 5))
+    def offer_an_old_one(self, back: int) -> None:
+        old = update(max(0, self.head - back), epoch=self.epoch)
+        if old.index <= self.head:
+            assert self.window.offer(LOG, old) == (Outcome.DUPLICATE, b"")
+
+    @rule(ahead=st.integers(1, 5))
+    def offer_one_too_far(self, ahead: int) -> None:
+        index = self.head + 1 + ahead
+        assert self.window.offer(LOG, update(index, index - 1, self.epoch)) == (Outcome.GAP, b"")
+
+    @rule(back=st.integers(0, 12))
+    def rewind(self, back: int) -> None:
+        self.head = max(-1, self.head - back)
+        self.window.rewind(self.head)
+        self.held = [one for one in self.held if one.index <= self.head]
+        self.start = min(self.start, self.head)
+        self.epoch += 1
+        if self.held:
+            # What follows is of a newer epoch, which the window learns from the log.
+            following = self._next(0, 0)
+            assert self.window.check(LOG, following) is Outcome.RESET
+            self.window.extend([following])
+            self.held.append(following)
+            self.head = following.index
+        else:
+            self.epoch = self.window.cursor.epoch
+
+    @rule(start=st.integers(-1, 20))
+    def restart(self, start: int) -> None:
+        self._restart(start)
+
+    @rule()
+    def forget_oldest(self) -> None:
+        held = len(self.held)
+        self._forgotten()
+        assert self.window.forget_oldest() == (self._forgotten() > 0)
+        self._forgotten()
+        assert len(self.held) >= min(held, 1), "the newest stays"
+
+    def _forgotten(self) -> int:
+        """Follow the window in what it has forgotten; return how many records that were."""
+        forgotten = [one for one in self.held if one.index <= self.window.start]
+        if forgotten:
+            del self.held[: len(forgotten)]
+            self.start = forgotten[-1].index
+        return len(forgotten)
+
+    @invariant()
+    def it_is_as_the_list_is(self) -> None:
+        self._forgotten()
+        self._holds_what_the_list_holds()
+        self._hands_out_from_every_index_all_that_follows_in_order()
+        self._knows_where_the_last_so_many_begin()
+
+    def _holds_what_the_list_holds(self) -> None:
+        window = self.window
+        assert (window.start, window.cursor.index, window.cursor.log_id) == (self.start, self.head, LOG)
+        assert window.size_bytes == sum(len(frame(LOG, one)) for one in self.held)
+        assert window.size_bytes <= self.limit_bytes or len(window._blocks) == 1
+
+    def _hands_out_from_every_index_all_that_follows_in_order(self) -> None:
+        for index in range(self.start, self.head + 2):
+            following = [one for one in self.held if one.index > index]
+            data = b""
+            for chunk in chunks(self.window, index):
+                data += chunk.data
+                expected = b"".join(frame(LOG, one) for one in following if one.index <= chunk.last)
+                assert data == expected, "a chunk ends with its last record"
+            assert data == b"".join(frame(LOG, one) for one in following)
+
+    def _knows_where_the_last_so_many_begin(self) -> None:
+        for count in range(len(self.held) + 2):
+            before = self.window.before_last(count)
+            if count > len(self.held):
+                assert before == (-1 if self.start == -1 else None)
+            else:
+                assert len([one for one in self.held if before is not None and one.index > before]) == count
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def read_the_start_twice(self) -> None:
+        first, second = self.window.after(self.start), self.window.after(self.start)
+        assert first is not None
+        assert second is not None
+        assert first.data is second.data or len(self.window._blocks) == 1, "those who join share the bytes"
+
+
+TestWindowAgainstAList = WindowAgainstAList.TestCase
+TestWindowAgainstAList.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("index", "epoch", "outcome"),
+    [
+        (5, 2, Outcome.APPENDED),
+        (4, 2, Outcome.DUPLICATE),
+        (0, 2, Outcome.DUPLICATE),
+        (6, 2, Outcome.GAP),
+        (3, 3, Outcome.RESET),
+        (5, 3, Outcome.RESET),
+        (9, 3, Outcome.RESET),
+        # What a master that is none any more may still publish.
+        (4, 1, Outcome.DUPLICATE),
+        (5, 1, Outcome.DUPLICATE),
+        (9, 1, Outcome.DUPLICATE),
+    ],
+)
+def test_of_a_node_that_stands_at_4_in_epoch_2(index: int, epoch: int, outcome: Outcome) -> None:
+    check_and_offer(make(*range(5), epoch=2), update(index, epoch=epoch), outcome)
+
+
+@pytest.mark.parametrize(
+    ("index", "previous", "epoch", "outcome"),
+    [
+        (5, 4, 2, Outcome.APPENDED),
+        (9, 4, 2, Outcome.APPENDED),
+        (9, -1, 2, Outcome.APPENDED),  # the job's list has expired meanwhile
+        (9, 8, 2, Outcome.GAP),
+        (9, 5, 2, Outcome.GAP),
+        (4, 2, 2, Outcome.DUPLICATE),
+        (3, 2, 2, Outcome.DUPLICATE),
+        (9, 4, 3, Outcome.RESET),
+        (9, 4, 1, Outcome.DUPLICATE),
+    ],
+)
+def test_of_a_job_that_stands_at_4_in_epoch_2(index: int, previous: int, epoch: int, outcome: Outcome) -> None:
+    check_and_offer(make(0, 2, 4, of_job=True, epoch=2), update(index, previous, epoch), outcome)
+
+
+def check_and_offer(window: Window, offered: Update, outcome: Outcome) -> None:
+    before = window.cursor
+    assert window.check(LOG, offered) is outcome
+    assert window.cursor == before, "a check has no effect"
+    taken = frame(LOG, offered) if outcome is Outcome.APPENDED else b""
+    assert window.offer(LOG, offered) == (outcome, taken)
+    assert window.cursor == (Cursor(LOG, 2, offered.index) if taken else before)
+
+
+def test_a_record_of_another_log_is_a_reset_whatever_its_index() -> None:
+    window = make(0, 1)
+    for index in (0, 1, 2, 3):
+        assert window.offer("other", update(index)) == (Outcome.RESET, b"")
+
+
+@given(index=st.integers(0, 5), epoch=st.integers(1, 3))
+def test_a_window_that_knows_no_log_takes_nothing_live(index: int, epoch: int) -> None:
+    window = Window(of_job=False, frame=frame, limit_bytes=1000)
+    assert window.cursor == START
+    assert window.offer(LOG, update(index, epoch=epoch)) == (Outcome.RESET, b"")
+    assert window.after(-1) is None
+
+
+def test_a_frame_is_made_once_however_often_it_is_read() -> None:
+    made: list[int] = []
+
+    def count(log_id: str, update: Update) -> bytes:
+        made.append(update.index)
+        return frame(log_id, update)
+
+    window = Window(of_job=False, frame=count, limit_bytes=10**6)
+    window.restart(LOG, 1, -1)
+    window.extend([update(0), update(1)])
+    window.offer(LOG, update(2))
+    for _ in range(3):
+        list(chunks(window, -1))
+    assert made == [0, 1, 2]
+
+
+def test_what_was_forgotten_is_left_out_of_what_follows_an_index_before_it() -> None:
+    window = make(*range(20), limit_bytes=100)
+    assert window.start > 0
+    data = b"".join(chunk.data for chunk in chunks(window, -1))
+    assert data == frames(*range(window.start + 1, 20))
+
+
+def test_the_newest_block_stays_however_small_the_bound() -> None:
+    window = make(0, 1, 2, limit_bytes=1)
+    assert window.cursor.index == 2
+    assert not window.forget_oldest()
+    assert window.after(window.start) is not None
+
+
+def test_rewinding_drops_what_came_after_and_goes_on_from_there() -> None:
+    window = make(*range(12))
+    window.rewind(6)
+    assert window.cursor == Cursor(LOG, 1, 6)
+    assert window.check(LOG, update(7, epoch=1)) is Outcome.APPENDED
+    window.extend([update(7, epoch=2)])
+    data = b"".join(chunk.data for chunk in chunks(window, -1))
+    assert data == frames(*range(7)) + frames(7, epoch=2)
+
+
+def test_rewinding_behind_the_start_leaves_nothing_and_starts_there() -> None:
+    window = make(*range(20), limit_bytes=100)
+    window.rewind(2)
+    assert (window.start, window.cursor.index, window.size_bytes) == (2, 2, 0)
+    assert window.after(-1) is None
+    assert window.before_last(1) is None
