@@ -53,15 +53,15 @@ class Position:
     """Where a watcher joins: behind ``index`` of the log of that id and epoch.
 
     ``truncated``: older records than those that follow are no longer kept. ``missing``: the first and the last index
-    of what a resuming watcher has missed for good. ``reset``: its cursor is of another log. ``generation`` tells
-    whether the feed has been set back since.
+    of what a resuming watcher has missed for good. ``reset``: its cursor is of another log. ``era`` is the
+    feed's at that moment: it is another object once the feed has been set back.
     """
 
     log_id: str
     epoch: int
     head: int
     index: int
-    generation: int
+    era: object
     truncated: bool = False
     missing: tuple[int, int] | None = None
     reset: bool = False
@@ -95,7 +95,7 @@ class Feed:
         self.window = Window(of_job=topic.job is not None, frame=plain_frame, limit_bytes=limit_bytes)
         self.live: set[Watcher] = set()
         self.behind: set[Watcher] = set()
-        self.generation = 0
+        self.era = object()
         self._reader, self._counts, self._rng = reader, counts, rng
         self._oldest = -1  # the index behind which the log's oldest record stood at the last start
         self._pending: list[bytes] = []
@@ -148,7 +148,7 @@ class Feed:
         self, index: int, *, truncated: bool = False, missing: tuple[int, int] | None = None, reset: bool = False
     ) -> Position:
         mine = self.window.cursor
-        return Position(mine.log_id, mine.epoch, mine.index, index, self.generation, truncated, missing, reset)
+        return Position(mine.log_id, mine.epoch, mine.index, index, self.era, truncated, missing, reset)
 
     def take(self, messages: list[bytes]) -> None:
         """Take published messages: deliver what continues the chain, and read the log where something is missing."""
@@ -252,7 +252,7 @@ class Feed:
             self._set_back(page.log_id, 0, -1)
         elif page.start < window.cursor.index:
             self._counts.rewinds += 1
-            self.generation += 1
+            self.era = object()
             window.rewind(page.start)
             for watcher in self.behind:
                 watcher.index = min(watcher.index, page.start)
@@ -269,6 +269,6 @@ class Feed:
         return page.more > 0
 
     def _set_back(self, log_id: str, epoch: int, index: int) -> None:
-        self.generation += 1
+        self.era = object()
         self.window.restart(log_id, epoch, index)
         self._oldest = index

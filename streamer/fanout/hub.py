@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from random import Random
 
@@ -14,6 +15,8 @@ from streamer.fanout.session import Session
 from streamer.log.keys import Keys
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Hub:
         feed = await self._open(session.topic)
         if position is None:
             position = await feed.locate(None, None)
-        elif position.generation != feed.generation and not position.reset:
+        elif position.era is not feed.era and not position.reset:
             position = await feed.locate(Cursor(position.log_id, position.epoch, position.index), None)
         session.join(feed, self.reader, position)
 
@@ -148,18 +151,24 @@ class Hub:
         next_check = loop.time() + self.settings.check_s
         while True:
             await asyncio.sleep(min(1.0, self.settings.check_s, self.settings.linger_s))
-            now = loop.time()
-            for topic, slot in list(self._slots.items()):
-                if slot.feed.watched:
-                    slot.watched = now
-                elif now - slot.watched > self.settings.linger_s:
-                    self._retire(topic)
-            self._keep_to_bound()
-            if now >= next_check:
-                for slot in list(self._slots.values()):
-                    if slot.opening.done():
-                        await slot.feed.check()
-                next_check = loop.time() + self.settings.check_s
+            try:
+                self._let_go(loop.time())
+                self._keep_to_bound()
+                if loop.time() >= next_check:
+                    for slot in list(self._slots.values()):
+                        if slot.opening.done():
+                            await slot.feed.check()
+                    next_check = loop.time() + self.settings.check_s
+            except Exception:
+                # A fault in one feed must not leave all others untended.
+                _log.exception("tending the feeds failed")
+
+    def _let_go(self, now: float) -> None:
+        for topic, slot in list(self._slots.items()):
+            if slot.feed.watched:
+                slot.watched = now
+            elif now - slot.watched > self.settings.linger_s:
+                self._retire(topic)
 
     def _keep_to_bound(self) -> None:
         """Have the feeds that were joined least recently give up their oldest records first."""

@@ -150,12 +150,12 @@ class Session:
         """The next frames from the log, for a client further behind than the window."""
         assert self._feed is not None
         assert self._reader is not None
-        window, generation = self._feed.window, self._feed.generation
+        window, era = self._feed.window, self._feed.era
         log_id = window.cursor.log_id
         page = await self._reader.read(self.topic, Cursor(log_id, 0, self.index))
         if self._feed is None:
             return None
-        if self._feed.generation != generation:
+        if self._feed.era is not era:
             return Chunk(b"", self.index)  # the feed was set back meanwhile: look again
         if page.reset:
             self.reset()

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from streamer.core.cursor import Cursor
+from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
 from streamer.core.outbox import Batch
 from streamer.core.records import Update, unpack_records
@@ -119,9 +120,12 @@ def read_request(keys: Keys, topic: Topic, cursor: Cursor, limit: int) -> Reques
 
 
 def parse_page(topic: Topic, reply: Any) -> Page:
-    """Read read.lua's answer."""
+    """Read read.lua's answer. Raises LogUnavailable where the list holds what is no record."""
     log_id, epoch, head, reset, start, records, more = reply
-    updates = unpack_records(b"".join(records))
+    try:
+        updates = unpack_records(b"".join(records))
+    except ValueError as error:
+        raise LogUnavailable(f"the log of {topic} is damaged: {error}") from error
     missing = None
     if updates:
         before = updates[0].index - 1 if topic.job is None else updates[0].previous

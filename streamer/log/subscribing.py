@@ -14,8 +14,6 @@ from operator import itemgetter
 from random import Random
 from typing import Any, Protocol
 
-import redis
-
 from streamer.core.backoff import backoff
 from streamer.core.errors import LogUnavailable
 from streamer.log.connecting import answering, connect_async, without_password
@@ -107,7 +105,8 @@ class Subscriber:
                     self.connected = False
                     await connection.disconnect(nowait=True)
                     await pool.release(connection)
-            except (redis.RedisError, OSError, LogUnavailable) as error:
+            except Exception as error:
+                # Whatever it is: a process that no longer listens is worse than one that tries in vain.
                 wait = next(waits)
                 _log.warning(
                     "listening to Redis at %s failed: %s; next try in %.1f s", without_password(self._url), error, wait

@@ -429,7 +429,8 @@ const fleet = {
     // An element that moves to another place in the list loses the focus.
     if (focused !== document.activeElement && $("nodes").contains(focused)) focused.focus();
     $("no-nodes").hidden = this.nodes.length > 0;
-    $("choose").hidden = this.chosen !== null || this.nodes.length === 0;
+    $("choose").hidden = this.chosen !== null;
+    put($("choose"), this.nodes.length ? "Choose a node to see its updates." : "The first node appears as soon as it publishes.");
     $("no-match").hidden = nodes.length > 0 || this.nodes.length === 0;
     put($("fleet-count"), this.nodes.length ? plural(this.nodes.length, "node") : "");
   },
