@@ -74,7 +74,9 @@ def test_it_runs_a_fleet_on_whatever_redis_there_is_and_leaves_nothing(store: st
             demo.send_signal(number)
             out, err = demo.communicate(timeout=DEADLINE_S)
         finally:
-            demo.kill()
+            # Not by a kill, which would leave its children behind.
+            demo.terminate()
+            demo.wait(DEADLINE_S)
         assert demo.returncode == 0, err
         assert f"http://127.0.0.1:{port}/" in out
         assert "Traceback" not in err
