@@ -14,7 +14,7 @@ A published message is the log's id, packed as text, and then the batch's record
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgpack
@@ -27,11 +27,16 @@ HEADER_BYTES = 24
 MAX_UPDATE_BYTES = 1 << 20
 """The greatest tail, in bytes. Redis would take more, but one update would then stall all who watch."""
 
+MAX_DEPTH = 64
+"""How deep a state may be nested. Decoders have bounds too, and one that fails ends every watch of the topic."""
+
+_CONTAINERS = (dict, list, tuple)
+_NIL = b"\xc0"
 _BUFFER_BYTES = 2**31 - 1
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Update(msgspec.Struct, frozen=True):
+class Update(msgspec.Struct, frozen=True, array_like=True):
     """One state change of a node.
 
     ``timestamp`` is in ms since 1970; ``index`` is the update's number in the node's log; ``previous`` is the index
@@ -67,11 +72,25 @@ def pack_tail(status: object, state: object, timestamp: object) -> bytes:
     try:
         plain = msgspec.to_builtins(dict(state), str_keys=True)
         tail = _encode((timestamp, status, plain))[1:]
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        too_deep = _deeper_than(MAX_DEPTH - 1, plain.values())
+    except RecursionError:
+        too_deep = True
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidUpdate(f"an update's state must hold what JSON can hold: {error}") from error
+    if too_deep:
+        raise InvalidUpdate(f"an update's state may be nested {MAX_DEPTH} levels deep at the most")
     if len(tail) > MAX_UPDATE_BYTES:
         raise InvalidUpdate(f"an update may have {MAX_UPDATE_BYTES:,} bytes at the most, this one has {len(tail):,}")
     return tail
+
+
+def _deeper_than(levels: int, values: Iterable[object]) -> bool:
+    for value in values:
+        if isinstance(value, _CONTAINERS):
+            inner = value.values() if isinstance(value, dict) else value
+            if not levels or _deeper_than(levels - 1, inner):
+                return True
+    return False
 
 
 def unpack_tail(tail: bytes) -> tuple[int, str, dict[str, Any]]:
@@ -112,10 +131,16 @@ def unpack_message(data: bytes) -> tuple[str, list[Update]]:
 
 
 def _updates(unpacker: msgpack.Unpacker) -> list[Update]:
+    # The unpacker stops without a word where bytes are missing; a nil that does not come out again shows that.
+    unpacker.feed(_NIL)
     try:
-        return [Update(*fields) for fields in unpacker]
-    except (TypeError, msgpack.UnpackException) as error:
+        *records, end = unpacker
+        updates = msgspec.convert(records, list[Update])
+    except (ValueError, msgpack.UnpackException) as error:
         raise ValueError(f"these bytes are no records: {error}") from error
+    if end is not None:
+        raise ValueError("these bytes are no whole records: the last one is cut off")
+    return updates
 
 
 def _unpacker(data: bytes) -> msgpack.Unpacker:

@@ -56,13 +56,15 @@ const words = (input) => input.value.toLowerCase().split(/\s+/).filter(Boolean);
 const hasAll = (text, wanted) => wanted.length === 0 || wanted.every((word) => text.toLowerCase().includes(word));
 
 // A cut between the halves of a surrogate pair would show as a broken character.
-const shorten = (text, most) => (text.length > most ? `${text.slice(0, most).replace(/[\ud800-\udbff]$/, "")}…` : text);
+const shorten = (text, most) =>
+  text.length > most ? `${text.slice(0, most).replace(/[\ud800-\udbff]$/, "")}…` : text;
 
 function parse(text) {
   const plain = JSON.parse(text);
   if (!JSON.rawJSON || !/\d{16}/.test(text)) return plain;
   // Integers beyond 2^53, such as ids, would be shown rounded.
-  const exact = (_, value, { source }) => (Number.isInteger(value) && !Number.isSafeInteger(value) ? JSON.rawJSON(source) : value);
+  const exact = (_, value, { source }) =>
+    Number.isInteger(value) && !Number.isSafeInteger(value) ? JSON.rawJSON(source) : value;
   try {
     return JSON.parse(text, exact);
   } catch {
@@ -81,13 +83,15 @@ function compact(value) {
 /** The JSON with line breaks, unless it is nested so deep that indentation would be most of it. */
 function pretty(value) {
   const deep = (inner, levels) =>
-    inner !== null && typeof inner === "object" && (levels === 0 || Object.values(inner).some((one) => deep(one, levels - 1)));
+    typeof inner === "object" && inner && (levels === 0 || Object.values(inner).some((one) => deep(one, levels - 1)));
   const text = deep(value, 40) ? compact(value) : JSON.stringify(value, null, 2);
   // Marks that turn the writing direction would reorder the text around them.
-  return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  const escaped = (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, escaped);
 }
 
-const pathOf = (node, job) => `/nodes/${encodeURIComponent(node)}${job === null ? "" : `/jobs/${encodeURIComponent(job)}`}`;
+const pathOf = (node, job = null) =>
+  `/nodes/${encodeURIComponent(node)}${job === null ? "" : `/jobs/${encodeURIComponent(job)}`}`;
 
 function topicOf(hash) {
   const match = /^#\/nodes\/([^/]+)(?:\/jobs\/([^/]+))?$/.exec(hash);
@@ -147,15 +151,17 @@ const updates = {
     this.undrawn++;
     this.kept += row.update ? 1 : 0;
     this.characters += row.text.length;
-    while (this.kept > 1 && (this.kept > MAX_UPDATES || rows.length > MAX_UPDATES + 100 || this.characters > MAX_CHARACTERS)) {
+    const full = () =>
+      this.kept > MAX_UPDATES || rows.length > MAX_UPDATES + 100 || this.characters > MAX_CHARACTERS;
+    while (this.kept > 1 && full()) {
       // The day stays above the first of its updates.
       const [gone] = rows.splice(rows[0].kind === "day" && rows[1].kind !== "day" ? 1 : 0, 1);
       if (gone.element) this.leaving.push(gone.element);
+      else this.undrawn--;
       this.characters -= gone.text.length;
       this.kept -= gone.update ? 1 : 0;
       this.older += gone.update ? 1 : 0;
     }
-    this.undrawn = Math.min(this.undrawn, rows.length);
     this.schedule();
   },
 
@@ -171,7 +177,7 @@ const updates = {
     this.frame = this.timer = undefined;
     const first = this.rows.length - this.undrawn;
     const batch = this.rows.slice(first, first + ROWS_A_FRAME);
-    for (const row of batch) row.element ??= row.note ? make("li", { class: row.kind, "data-testid": row.kind }, row.note) : this.element(row);
+    for (const row of batch) row.element = this.element(row);
     this.list.append(...batch.map(({ element }) => element));
     this.undrawn -= batch.length;
     if (this.leaving.some((element) => element.contains(document.activeElement))) this.list.focus();
@@ -182,21 +188,23 @@ const updates = {
     if (this.following) this.list.scrollTop = this.list.scrollHeight;
   },
 
-  element(row) {
-    const { update, date, pairs, text } = row;
+  element({ note, kind, update, date, pairs, text }) {
+    if (note) return make("li", { class: kind, "data-testid": kind }, note);
+    const { status, index } = update;
     const job = pairs.find(([key]) => key === "job")?.[1] ?? "";
     const chips = pairs.filter(([key]) => key !== "job").slice(0, 24).map(([key, value]) =>
       make("span", { class: "chip" }, make("bdi", {}, `${shorten(key, 40)}=`), make("bdi", {}, shorten(value, 80))));
     const summary = make(
       "summary",
-      { tabindex: -1, "data-kind": kindOf(update.status) },
+      { tabindex: -1, "data-kind": kindOf(status) },
       make("time", { title: date.toString() }, isNaN(date) ? "–" : time(date)),
-      make("span", { class: "index" }, `#${update.index}`),
+      make("span", { class: "index" }, `#${index}`),
       make("bdi", { class: "job", title: shorten(job, 300) }, shorten(job, 80)),
-      make("bdi", { class: "status", title: shorten(update.status, 300), "data-testid": "status" }, shorten(update.status, 80)),
+      make("bdi", { class: "status", title: shorten(status, 300), "data-testid": "status" }, shorten(status, 80)),
       make("span", { class: "chips" }, ...chips),
     );
-    const item = make("li", { class: "update", "data-testid": "update", "data-index": update.index }, make("details", {}, summary));
+    const attributes = { class: "update", "data-testid": "update", "data-index": index };
+    const item = make("li", attributes, make("details", {}, summary));
     item.update = update;
     item.hidden = !hasAll(text, this.wanted);
     return item;
@@ -215,10 +223,10 @@ const updates = {
   },
 
   tell() {
-    const shown = this.wanted.length ? this.rows.filter(({ update, element }) => update && element && !element.hidden) : null;
-    put($("count"), `${shown ? `${number(shown.length)} of ` : ""}${plural(this.kept, "update")}`);
+    const shown = () => this.rows.filter(({ update, element }) => update && element && !element.hidden).length;
+    put($("count"), `${this.wanted.length ? `${number(shown())} of ` : ""}${plural(this.kept, "update")}`);
     const older = Number.isFinite(this.older) ? plural(this.older, "older update") : "Older updates";
-    put($("older"), `${older} not shown: no longer kept, or beyond the ${number(MAX_UPDATES)} this page holds`);
+    put($("older"), `${older} not shown: no longer kept, or more than this page holds (${number(MAX_UPDATES)}, or 16 MB)`);
     $("older").hidden = this.older === 0;
     $("no-updates").hidden = this.rows.length > 0;
     $("follow").setAttribute("aria-pressed", this.following);
@@ -257,7 +265,7 @@ class Feed {
     this.show("connecting");
     this.target = Infinity; // the index that ends the replay
     try {
-      this.target = this.headOf(await api(pathOf(this.node, null)));
+      this.target = this.headOf(await api(pathOf(this.node)));
     } catch ({ status, message }) {
       if (!this.stopped && FINAL.has(status)) return this.show("closed", message);
     }
@@ -297,7 +305,8 @@ class Feed {
     const era = cursor.slice(0, cursor.lastIndexOf("."));
     if (index <= (this.highest.get(era) ?? -1)) return;
     const before = this.job === null ? index - 1 : previous;
-    if (this.index < 0) updates.older = this.job === null || before < 0 ? before + 1 : Infinity; // a job's indexes have holes
+    // How many came before is known of a node; a job's indexes have holes.
+    if (this.index < 0) updates.older = this.job === null || before < 0 ? before + 1 : Infinity;
     else if (index <= this.index) updates.note(`updates from ${index} on come again: the log moved to another server`);
     else if (before > this.index) updates.note(`updates between ${this.index} and ${index} are missing`);
     updates.add(update);
@@ -372,7 +381,7 @@ const fleet = {
   async refresh() {
     const { chosen } = this;
     try {
-      const [{ nodes }, about] = await Promise.all([api("/nodes"), chosen && api(pathOf(chosen.node, null))]);
+      const [{ nodes }, about] = await Promise.all([api("/nodes"), chosen && api(pathOf(chosen.node))]);
       this.nodes = nodes;
       if (about && chosen === this.chosen) this.know(about);
       put($("fleet-notice"), "");
@@ -385,7 +394,8 @@ const fleet = {
   },
 
   know(about) {
-    const newer = [...this.jobs].filter(([, { index }]) => about.log === this.log && index > about.head); // told by live messages
+    // Live messages may have told of jobs that the answer does not know yet.
+    const newer = [...this.jobs].filter(([, { index }]) => about.log === this.log && index > about.head);
     this.log = about.log;
     this.jobs = new Map([...about.jobs.map((job) => [job.job, job]), ...newer]);
     feed?.expect(about);
@@ -430,7 +440,7 @@ const fleet = {
     if (focused !== document.activeElement && $("nodes").contains(focused)) focused.focus();
     $("no-nodes").hidden = this.nodes.length > 0;
     $("choose").hidden = this.chosen !== null;
-    put($("choose"), this.nodes.length ? "Choose a node to see its updates." : "The first node appears as soon as it publishes.");
+    put($("choose"), this.nodes.length ? "Choose a node to see its updates." : "A node appears once it has published.");
     $("no-match").hidden = nodes.length > 0 || this.nodes.length === 0;
     put($("fleet-count"), this.nodes.length ? plural(this.nodes.length, "node") : "");
   },
@@ -442,16 +452,24 @@ const fleet = {
       const item = gone.get(summary[what]) ?? this.item(summary[what], what);
       gone.delete(summary[what]);
       if (list.children[place] !== item) list.insertBefore(item, list.children[place] ?? null);
-      this.describe(item.firstChild, summary, what);
+      this.describe(item.firstElementChild, summary, what);
     });
     for (const item of gone.values()) item.remove();
   },
 
   item(name, what) {
-    const path = what === "node" ? pathOf(name, null) : pathOf(this.chosen.node, name);
-    const parts = [make("span", { class: "dot" }), make("bdi", { class: "name" }, name), make("bdi", { class: "status" }), make("span", { class: "ago" })];
-    const item = make("li", {}, make("a", { href: `#${path}`, "data-testid": what, [`data-${what}`]: name }, ...parts));
-    if (what === "node") item.append(make("ul", { class: "jobs", role: "list", "aria-label": "Jobs" }), make("p", { class: "more" }));
+    const path = what === "node" ? pathOf(name) : pathOf(this.chosen.node, name);
+    const link = make(
+      "a",
+      { href: `#${path}`, "data-testid": what, [`data-${what}`]: name },
+      make("span", { class: "dot" }),
+      make("bdi", { class: "name" }, name),
+      make("bdi", { class: "status" }),
+      make("span", { class: "ago" }),
+    );
+    const item = make("li", {}, link);
+    const jobs = { class: "jobs", role: "list", "aria-label": "Jobs" };
+    if (what === "node") item.append(make("ul", jobs), make("p", { class: "more" }));
     item.name = name;
     return item;
   },
@@ -486,7 +504,7 @@ function route() {
   const names = topic ? [topic.node, topic.job].filter((name) => name !== null) : [];
   document.title = names.length ? `${names.join(" / ")} · streamer` : "streamer";
   $("topic").replaceChildren(...names.map((name, place) =>
-    make("a", { href: place ? location.hash : `#${pathOf(name, null)}`, title: name }, make("bdi", {}, name))));
+    make("a", { href: place ? location.hash : `#${pathOf(name)}`, title: name }, make("bdi", {}, name))));
   feed = topic && new Feed(topic);
 }
 
