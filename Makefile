@@ -23,8 +23,8 @@ $(VENV)/.dev: $(VENV)/.demo
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
-demo: $(VENV)/.demo  ## run a Redis, a gateway and a small fleet; Ctrl-C ends them all
-	@$(BIN)/streamer demo
+demo: $(VENV)/.demo  ## run a Redis, a gateway and a small fleet; Ctrl-C ends them all; elsewhere: make demo PORT=9000
+	@$(BIN)/streamer demo $(if $(PORT),--port $(PORT))
 
 test: lint  ## lint, check types, and run all tests
 	$(BIN)/python -m coverage run -m pytest

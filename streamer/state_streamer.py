@@ -7,8 +7,9 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from streamer.core.cursor import START
 from streamer.core.names import ALL, Topic, check_job, check_node
@@ -17,6 +18,8 @@ from streamer.core.records import Update, pack_tail
 from streamer.fanout.hub import Hub
 from streamer.fanout.session import Session
 from streamer.log.node_log import NodeLog
+from streamer.log.reading import Reader
+from streamer.log.subscribing import Subscriber
 from streamer.node_state import state
 from streamer.publisher import Publisher
 from streamer.settings import NodeSettings
@@ -29,23 +32,29 @@ class StateStreamer:
     """The streamer of one node in this process; `state_streaming` gives the instance of a node.
 
     All instances of a node, in all processes, share one log: one order, one index, one set of lists. What is not a
-    coroutine may be called from any thread. After a fork the child's instance is a writer of its own; what the parent
-    had accepted stays the parent's.
+    coroutine may be called from any thread; a connection is served in the event loop that it belongs to, and in no
+    other. After a fork the child's instance is a writer of its own, with no connections; what the parent had accepted
+    stays the parent's.
     """
 
     def __init__(self, node: str, settings: NodeSettings) -> None:
         self.node = check_node(node)
         self.settings = settings
         self._publisher = Publisher(node, settings)
-        self._sessions: dict[ServerConnection, list[Session]] = {}
+        # With each session the task in which it joins.
+        self._sessions: dict[ServerConnection, dict[Topic, tuple[Session, asyncio.Task[None]]]] = {}
+        with _streamers_lock:
+            _instances.add(self)
 
     def update(self, status: str, state: Mapping[str, Any], timestamp: int | None = None) -> None:
         """Publish an update of the node, and of the job that ``state["job"]`` names, if it does.
 
-        ``timestamp`` is in ms since 1970, now if left out. It returns at once, without waiting for the network.
+        ``timestamp`` is in ms since 1970, now if left out. It returns at once, without waiting for the network; only
+        at the interpreter's exit it flushes, within what is left of ``exit_flush_s``.
 
         Raises InvalidUpdate or InvalidName, with a sentence that says what is wrong; OutboxFull where too many wait
-        for Redis; StreamerClosed.
+        for Redis; StreamerClosed; RuntimeError where the first update finds that no thread can be started. The update
+        is then not accepted.
         """
         if timestamp is None:
             timestamp = time.time_ns() // 1_000_000
@@ -90,61 +99,78 @@ class StateStreamer:
     def clients(self) -> dict[str, list[ServerConnection]]:
         """The connections subscribed through this instance, by job or `all`."""
         by_job: dict[str, list[ServerConnection]] = {}
-        for connection, sessions in list(self._sessions.items()):
-            for session in sessions:
-                by_job.setdefault(session.topic.job or ALL, []).append(connection)
+        for connection, topics in list(self._sessions.items()):
+            for topic in list(topics):
+                by_job.setdefault(topic.job or ALL, []).append(connection)
         return by_job
 
     async def subscribe(self, ws: ServerConnection, job: str = ALL) -> None:
         """Send a `websockets` server connection all updates of a job, or of the node: what is kept, then live.
 
         Returns once the connection has joined; what it is owed is sent in the background, as fast as it takes it.
-        Subscribing twice to the same changes nothing. It ends with `unsubscribe` or with the connection; end it
-        before sending anything else of your own that must not stand between. Raises LogUnavailable and InvalidName.
+        Subscribing twice to the same changes nothing: a call that meets another one's joining has its outcome. It
+        ends with `unsubscribe`, which may come before it has joined, or with the connection, with `close` or the event
+        loop; end it before sending anything else of your own that must not stand between. May be cancelled: the
+        connection is then not subscribed. Raises LogUnavailable, InvalidName and StreamerClosed.
         """
         topic = Topic(self.node, _job_or_none(job))
+        while watching := self._sessions.get(ws, {}).get(topic):
+            _, joining = watching
+            await asyncio.wait([joining])
+            if not joining.cancelled():
+                return joining.result()
         hub = _hub(self.settings)
-        # In place before the first await, so that of two racing calls one joins.
-        sessions = self._sessions.setdefault(ws, [])
-        if any(session.topic == topic for session in sessions):
-            return
-        session = Session(ws, topic)
-        sessions.append(session)
+        session = Session(ws, topic, hub.settings.stall_s)
         session.on_end = self._forget
+        joining = asyncio.create_task(hub.join(session))
+        # In place before the first await, so that of two racing calls one joins.
+        self._sessions.setdefault(ws, {})[topic] = session, joining
         try:
-            await hub.join(session)
+            # After it is in place, so that either this or `close` sees the other.
+            self._publisher.check_open()
+            await joining
         except BaseException:
-            self._forget(session)
+            joining.cancel()
+            session.end()
             raise
 
     async def unsubscribe(self, ws: ServerConnection) -> None:
         """Send a connection no more updates, of any job of the node."""
-        for session in list(self._sessions.get(ws, ())):
-            session.end()
+        self._end_sessions(ws)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Observe the node's state no longer, flush, and end. The next `state_streaming` gives a new instance.
+        """Observe the node's state no longer, flush, and send no more. The next `state_streaming` gives a new instance.
 
-        Raises NotAcknowledged after ``timeout`` seconds; what is not acknowledged by then is given up.
+        Connections stay open. Raises NotAcknowledged after ``timeout`` seconds; what is not acknowledged by then is
+        given up.
         """
-        state(self.node).remove_observer(self)
         with _streamers_lock:
+            state(self.node).remove_observer(self)
             if _streamers.get(self.node) is self:
                 del _streamers[self.node]
-        self._publisher.close(timeout)
+        try:
+            self._publisher.close(timeout)
+        finally:
+            for ws in list(self._sessions):
+                with suppress(RuntimeError):  # the connection's event loop is closed
+                    ws.loop.call_soon_threadsafe(self._end_sessions, ws)
+
+    def _end_sessions(self, ws: ServerConnection) -> None:
+        for session, _ in list(self._sessions.get(ws, {}).values()):
+            session.end()
 
     def _forget(self, session: Session) -> None:
-        sessions = self._sessions.get(session.connection, [])
-        if session in sessions:
-            sessions.remove(session)
-        if not sessions:
-            self._sessions.pop(session.connection, None)
+        topics = self._sessions.get(session.connection, {})
+        if session.topic in topics and topics[session.topic][0] is session:
+            del topics[session.topic]
+            if not topics:
+                del self._sessions[session.connection]
 
     def _open_log(self) -> NodeLog:
         return NodeLog(self.settings.redis_url, self.settings.keys, self.node)
 
-    def _renew_publisher(self) -> None:
-        self._publisher = Publisher(self.node, self.settings)
+    def _after_fork(self) -> None:
+        self._publisher = self._publisher.for_child()
         self._sessions = {}
 
 
@@ -152,9 +178,10 @@ def _job_or_none(job: str) -> str | None:
     return None if job == ALL else check_job(job)
 
 
+_instances: WeakSet[StateStreamer] = WeakSet()
 _streamers: dict[str, StateStreamer] = {}
-_streamers_lock = threading.Lock()
-_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[NodeSettings, Hub]] = WeakKeyDictionary()
+_streamers_lock = threading.RLock()
+_hubs: dict[tuple[asyncio.AbstractEventLoop, NodeSettings], tuple[Hub, asyncio.Task[None]]] = {}
 
 
 def state_streaming(node: str, settings: NodeSettings | None = None) -> StateStreamer:
@@ -163,30 +190,56 @@ def state_streaming(node: str, settings: NodeSettings | None = None) -> StateStr
     From then on it observes `state(node)`. Settings come from the environment where none are given; they count only
     in the call that makes the instance. Raises InvalidName and InvalidSetting.
     """
+    check_node(node)
     with _streamers_lock:
         streamer = _streamers.get(node)
         if streamer is None:
             settings = settings or NodeSettings.from_environ(os.environ)
             streamer = _streamers[node] = StateStreamer(node, settings)
+            # It waits for nobody: an observer that is at work may be asking for the streamer.
             state(node).add_observer(streamer)
         return streamer
 
 
 def _hub(settings: NodeSettings) -> Hub:
-    """The hub of the running event loop."""
-    hubs = _hubs.setdefault(asyncio.get_running_loop(), {})
-    if settings not in hubs:
-        hubs[settings] = Hub(settings.redis_url, settings.keys)
-    return hubs[settings]
+    """The running event loop's hub, which lasts as long as the loop."""
+    loop = asyncio.get_running_loop()
+    if (loop, settings) not in _hubs:
+        for key in list(_hubs):
+            if key[0].is_closed():  # with its tasks pending, else the hub would have been closed
+                _hubs.pop(key, None)
+        reader = Reader(settings.redis_url, settings.keys)
+        hub = Hub(reader, Subscriber(settings.redis_url), settings.keys)
+        _hubs[loop, settings] = hub, loop.create_task(_close_with_loop(loop, settings, hub))
+    return _hubs[loop, settings][0]
+
+
+async def _close_with_loop(loop: asyncio.AbstractEventLoop, settings: NodeSettings, hub: Hub) -> None:
+    """Close a hub when its event loop ends, which cancels all tasks first."""
+    try:
+        while True:  # noqa: ASYNC110 - unlike an Event's, the loop holds on to this wait, in a forked child too
+            await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        _hubs.pop((loop, settings), None)
+        with _streamers_lock:
+            streamers = list(_instances)
+        for streamer in streamers:
+            for ws in list(streamer._sessions):
+                if ws.loop is loop:
+                    streamer._end_sessions(ws)
+        await hub.aclose()
+        raise
 
 
 def _after_fork() -> None:
     # Another thread of the parent may have held the lock, and the publishers' threads are not in the child.
     global _streamers_lock
-    _streamers_lock = threading.Lock()
+    _streamers_lock = threading.RLock()
     _hubs.clear()
-    for streamer in _streamers.values():
-        streamer._renew_publisher()
+    for streamer in _instances:
+        streamer._after_fork()
+    for node, streamer in _streamers.items():
+        state(node).add_observer(streamer)  # which the other thread was about to do
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,37 +7,51 @@ import contextlib
 import errno
 import gc
 import logging
+import re
 import signal
 from collections.abc import Callable
 
 import click
 
-from streamer.core.errors import InvalidSetting
+from streamer.core.errors import StreamerError
 from streamer.fanout.hub import HubSettings
 from streamer.gateway.server import Gateway
 from streamer.gateway.settings import GatewaySettings
 from streamer.log.connecting import without_password
 from streamer.log.keys import Keys
 from workers.logs import configure_logs
-from workers.options import DEFAULT_PORT, option, redis_options
+from workers.options import DEFAULT_PORT, Seconds, option, redis_options
 
 _log = logging.getLogger("streamer.gateway")
 
 _HUB = HubSettings()
 
 
-@click.command()
+class CannotListen(StreamerError):
+    """A port cannot be had; the text says which and why."""
+
+
+@click.command(short_help="Serve those who watch: WebSockets, the HTTP API and the web page.")
 @redis_options
 @option("--host", default=GatewaySettings.host, help="The address to listen on; 0.0.0.0 for all.")
 @option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, help="The port to listen on; 0 for a free one.")
 @option("--internal-port", type=click.IntRange(0, 65535), help="A port for /healthz, /readyz and /metrics.")
-@option("--drain-s", type=float, default=GatewaySettings.drain_s, help="Seconds over which SIGTERM closes clients.")
-@option("--ping-s", type=float, default=GatewaySettings.ping_s, help="Seconds between keep-alive pings.")
-@option("--linger-s", type=float, default=_HUB.linger_s, help="Seconds that a topic is kept without a watcher.")
-@option("--check-s", type=float, default=_HUB.check_s, help="Seconds between looks for lost deliveries.")
+@option("--drain-s", type=Seconds(), default=GatewaySettings.drain_s, help="Seconds over which SIGTERM closes clients.")
+@option(
+    "--ping-s", type=Seconds(more_than_0=True), default=GatewaySettings.ping_s, help="Seconds between keep-alive pings."
+)
+@option("--linger-s", type=Seconds(), default=_HUB.linger_s, help="Seconds that a topic is kept without a watcher.")
+@option(
+    "--check-s", type=Seconds(more_than_0=True), default=_HUB.check_s, help="Seconds between looks for lost deliveries."
+)
 @option("--feed-bytes", type=int, default=_HUB.feed_bytes, help="Bytes of history kept in memory per topic.")
 @option("--memory-bytes", type=int, default=_HUB.memory_bytes, help="Bytes of history kept in memory in all.")
-@option("--max-lag", type=int, default=_HUB.max_lag, help="Updates that a slow client may be behind; 0: all kept.")
+@option(
+    "--stall-s",
+    type=Seconds(more_than_0=True),
+    default=_HUB.stall_s,
+    help="Seconds that a client may take nothing before it is closed.",
+)
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="What to log.")
 def gateway(
     redis_url: str,
@@ -51,7 +65,7 @@ def gateway(
     check_s: float,
     feed_bytes: int,
     memory_bytes: int,
-    max_lag: int,
+    stall_s: float,
     log_level: str,
 ) -> None:
     """Serve those who watch: WebSockets, the HTTP API and the web page.
@@ -69,7 +83,7 @@ def gateway(
     """
     configure_logs(log_level)
     hub = HubSettings(
-        linger_s=linger_s, check_s=check_s, feed_bytes=feed_bytes, memory_bytes=memory_bytes, max_lag=max_lag
+        linger_s=linger_s, check_s=check_s, feed_bytes=feed_bytes, memory_bytes=memory_bytes, stall_s=stall_s
     )
     settings = GatewaySettings(redis_url, Keys(prefix), host, port, internal_port, drain_s, ping_s, hub)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -112,10 +126,11 @@ async def _serve(settings: GatewaySettings) -> None:
     _log.info("stopped")
 
 
-def _cannot_listen(settings: GatewaySettings, error: OSError) -> InvalidSetting:
-    where = f"{settings.host}:{settings.port}"
-    if settings.internal_port is not None:
-        where += f" or {settings.host}:{settings.internal_port}"
-    if error.errno == errno.EADDRINUSE:
-        return InvalidSetting(f"cannot listen on {where}: the port is in use; choose another with --port")
-    return InvalidSetting(f"cannot listen on {where}: {error.strerror or error}")
+def _cannot_listen(settings: GatewaySettings, error: OSError) -> CannotListen:
+    ports = {"--port": settings.port, "--internal-port": settings.internal_port}
+    # asyncio and uvloop tell only in the error's text which address it was.
+    named = {name: port for name, port in ports.items() if re.search(rf", {port}\b", str(error))}
+    if error.errno == errno.EADDRINUSE and named:
+        [(name, port), *_] = named.items()
+        return CannotListen(f"port {port} of {settings.host} is in use; choose another with {name}")
+    return CannotListen(f"cannot listen on {settings.host}: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""How the processes log: for people on a terminal, as JSON lines elsewhere; always to standard error."""
+"""How the processes log, always to standard error: in sentences where people run a command, as JSON for a service."""
 
 from __future__ import annotations
 
@@ -9,22 +9,37 @@ import structlog
 
 
 def configure_logs(level: str = "info") -> None:
-    """Send what the package logs to standard error. ``level`` is debug, info, warning or error."""
+    """Send what a service logs to standard error, for people on a terminal, as JSON lines elsewhere.
+
+    ``level`` is debug, info, warning or error.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso"),
     ]
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         last: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
+    _log_to_stderr(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
-        )
+        ),
+        level,
     )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # It would tell of every connection.
     logging.getLogger("websockets").setLevel(logging.WARNING)
+
+
+def log_sentences(level: str = "warning") -> None:
+    """Say what the package logs as the commands say things themselves."""
+    _log_to_stderr(logging.Formatter("streamer: %(message)s"), level)
+
+
+def _log_to_stderr(formatter: logging.Formatter, level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # A standard error that cannot be written is no reason for tracebacks.
+    logging.raiseExceptions = False

@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
-import msgspec
 
-from streamer.core.errors import NotAcknowledged, StreamerError
+from streamer.core.errors import NotAcknowledged, OutboxFull, StreamerError
 from streamer.core.names import check_job
-from streamer.core.records import MAX_UPDATE_BYTES
 from streamer.settings import NodeSettings
 from streamer.state_streamer import StateStreamer, state_streaming
-from workers.logs import configure_logs
-from workers.options import publish_options
+from workers.command_output import MAX_LINE_BYTES, CommandOutput
+from workers.json_text import NoJson, decode_json
+from workers.logs import log_sentences
+from workers.options import exit_flush, publish_options
+from workers.sentences import counted, say, signal_name
 
 COMMAND_NOT_FOUND = 127
 COMMAND_NOT_EXECUTABLE = 126
 KILLED_BY_SIGNAL = 128
 """Exit statuses as shells give them (POSIX, "Exit Status for Commands")."""
 
-_decode = msgspec.json.Decoder().decode
+_MAY_BE_JSON = re.compile(rb"""\s*[{\["0-9tfn-]""").match
+"""Most lines of most programs are not, and this tells it sooner than a decoder."""
 
 
-@click.command()
+class _NodeCommand(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(
+                f"{error.format_message()} If it belongs to the command, put -- before the command.", ctx
+            ) from None
+
+
+@click.command(cls=_NodeCommand, short_help="Run a command as a job, and stream its states.")
 @click.argument("node")
 @click.option("--job", required=True, help="The job's name.")
+@exit_flush
 @publish_options
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def node(node: str, job: str, command: tuple[str, ...], **settings: Any) -> None:
     """Run COMMAND as a job of NODE and stream its states.
 
@@ -48,96 +61,111 @@ def node(node: str, job: str, command: tuple[str, ...], **settings: Any) -> None
     The exit status is the command's; 128 and the signal's number if it was killed by one. Ctrl-C and SIGTERM reach
     the command, and its last states are still sent.
     """
-    configure_logs("warning")
+    log_sentences()
     streamer = state_streaming(node, NodeSettings(**settings))
-    run = _Run(streamer, check_job(job), command)
+    run = _Run(JobUpdates(streamer, check_job(job)), command)
     status = run.run()
-    try:
-        streamer.close(streamer.settings.exit_flush_s)
-    except NotAcknowledged as error:
-        click.echo(f"streamer: the last updates are lost: {error}", err=True)
+    run.updates.close()
     sys.exit(status)
+
+
+class JobUpdates:
+    """Publishes the updates of a job. One that is lost is said, once for each reason, and counted."""
+
+    def __init__(self, streamer: StateStreamer, job: str) -> None:
+        self._streamer, self._job = streamer, job
+        self._lost = 0
+        self._reasons: set[type[StreamerError]] = set()
+        self._too_long = False
+
+    def publish(self, status: str, state: dict[str, Any]) -> None:
+        """Publish an update of the job."""
+        try:
+            self._streamer.update(status, {**state, "job": self._job})
+        except StreamerError as error:
+            self._lost += 1
+            if type(error) not in self._reasons:
+                self._reasons.add(type(error))
+                # Why they wait for Redis was said when that began.
+                reason = f"{counted(error.pending)} wait for Redis already" if isinstance(error, OutboxFull) else error
+                say(f"updates are being lost: {reason}")
+
+    def publish_line(self, line: bytes) -> None:
+        """Publish a line of the command's output, if it is JSON."""
+        if not _MAY_BE_JSON(line):
+            return
+        if len(line) > MAX_LINE_BYTES:
+            if not self._too_long:
+                self._too_long = True
+                say(f"a line of more than {MAX_LINE_BYTES:,} bytes becomes no update, though it may be JSON")
+            return
+        try:
+            content = decode_json(line)
+        except NoJson:
+            return
+        self.publish(*_as_update(content))
+
+    def close(self) -> None:
+        """Wait for Redis to have all, within the settings' time, and say how many updates are lost in the end."""
+        timeout_s = self._streamer.settings.exit_flush_s
+        try:
+            self._streamer.close(timeout_s)
+        except NotAcknowledged as error:
+            self._lost += error.pending
+            say(f"Redis did not take the last {counted(error.pending)} within {timeout_s:g} s")
+        if self._lost:
+            say(f"{counted(self._lost)} lost")
 
 
 class _Run:
     """One run of a command."""
 
-    def __init__(self, streamer: StateStreamer, job: str, command: tuple[str, ...]) -> None:
-        self._streamer, self._job, self._command = streamer, job, command
+    def __init__(self, updates: JobUpdates, command: tuple[str, ...]) -> None:
+        self.updates, self._command = updates, command
         self._process: subprocess.Popen[bytes] | None = None
-        self._signals: list[int] = []
-        self._lines = 0
-        self._handling = False
+        self._output: CommandOutput | None = None
+        self._early: list[int] = []
 
     def run(self) -> int:
         """Run the command to its end; return the exit status to pass on."""
         began = time.monotonic()
         # From here to the end of the process: the last states are still to be sent when the command has ended.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._forward)
-        self._publish("job-starting", {"command": shlex.join(self._command)})
+            signal.signal(number, self._on_signal)
+        self.updates.publish("job-starting", {"command": _as_text(shlex.join(self._command))})
         try:
             process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
         except OSError as error:
-            self._publish("job-failed", {"error": f"cannot start {self._command[0]!r}: {error.strerror}"})
-            click.echo(f"streamer: cannot start {self._command[0]!r}: {error.strerror}", err=True)
+            sentence = f"cannot start {_as_text(self._command[0])!r}: {error.strerror}"
+            self.updates.publish("job-failed", {"error": sentence})
+            say(sentence)
             return COMMAND_NOT_FOUND if isinstance(error, FileNotFoundError) else COMMAND_NOT_EXECUTABLE
-        self._publish("job-running", {"pid": process.pid})
-        assert process.stdout is not None
         self._process = process
-        for early in self._signals:
+        self.updates.publish("job-running", {"pid": process.pid})
+        for early in self._early:
             process.send_signal(early)
-        reading = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
-        reading.start()
+        assert process.stdout is not None
+        self._output = CommandOutput(process.stdout, self.updates.publish_line)
         code = process.wait()
-        self._finish_reading(reading)
-        ended: dict[str, Any] = {"duration_ms": round((time.monotonic() - began) * 1000)}
-        if code < 0:
-            ended["signal"] = signal.Signals(-code).name
-        else:
-            ended["exit_code"] = code
-        self._publish("job-failed" if code else "job-finished", ended)
+        duration = {"duration_ms": round((time.monotonic() - began) * 1000)}
+        self._output.finish()
+        outcome = {"exit_code": code} if code >= 0 else {"signal": signal_name(-code)}
+        self.updates.publish("job-failed" if code else "job-finished", {**outcome, **duration})
         return KILLED_BY_SIGNAL - code if code < 0 else code
 
-    def _forward(self, number: int, _frame: object) -> None:
-        """Have a signal that should end the command reach it, also one that comes before the command has started."""
+    def _on_signal(self, number: int, _frame: object) -> None:
+        """Have a signal that should end the command reach it; when the command has ended, wait for no more output."""
         if self._process is None:
-            self._signals.append(number)
+            self._early.append(number)
+        elif self._process.returncode is not None and self._output is not None:
+            self._output.give_up()
         elif not (number == signal.SIGINT and _at_terminal()):  # else the terminal has sent it to the command as well
             self._process.send_signal(number)
 
-    def _finish_reading(self, reading: threading.Thread) -> None:
-        """Wait until all output is read, but not for what the command has left running and holds the pipe open."""
-        lines = -1
-        while reading.is_alive() and (self._handling or self._lines > lines):
-            lines = self._lines
-            reading.join(timeout=0.5)
 
-    def _read(self, output: BinaryIO) -> None:
-        for line in output:
-            self._lines += 1
-            self._handling = True
-            self._pass_on(line)
-            self._handling = False
-
-    def _pass_on(self, line: bytes) -> None:
-        try:
-            sys.stdout.buffer.write(line)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            pass  # nobody reads it any more, but the updates still count
-        if len(line) <= MAX_UPDATE_BYTES and line.strip():
-            try:
-                content = _decode(line)
-            except msgspec.DecodeError:
-                return
-            self._publish(*_as_update(content))
-
-    def _publish(self, status: str, state: dict[str, Any]) -> None:
-        try:
-            self._streamer.update(status, {**state, "job": self._job})
-        except StreamerError as error:
-            click.echo(f"streamer: an update is lost: {error}", err=True)
+def _as_text(argument: str) -> str:
+    """An argument, which may be any bytes, as text that can be shown and stored."""
+    return os.fsencode(argument).decode(errors="replace")
 
 
 def _as_update(content: Any) -> tuple[str, dict[str, Any]]:

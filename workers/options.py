@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import TIMEOUT_MAX
 from typing import Any, TypeVar
 
 import click
@@ -14,15 +15,40 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_PORT = 8080
 
 
+class Seconds(click.FloatRange):
+    """A time that can be waited for: from 0 on, or ``more_than_0``, and neither infinite nor NaN."""
+
+    name = "seconds"
+
+    def __init__(self, more_than_0: bool = False) -> None:
+        super().__init__(min=0, min_open=more_than_0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number of seconds; fail with a sentence."""
+        seconds = float(super().convert(value, param, ctx))
+        # NaN is in every range.
+        if not seconds <= TIMEOUT_MAX:
+            self.fail(f"{value} is no number of seconds that can be waited for.", param, ctx)
+        return seconds
+
+
 def option(name: str, **attributes: Any) -> Callable[[Command], Command]:
     """A click option whose environment variable follows from its name, and whose default is shown."""
     variable = "STREAMER_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=variable, show_envvar=True, show_default=True, **attributes)
 
 
+def _not_empty(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value:
+        raise click.BadParameter("it cannot be empty: keys of others could not be told from ours")
+    return value
+
+
 def redis_options(command: Command) -> Command:
     """Where the log is."""
-    command = option("--prefix", default=NodeSettings.prefix, help="What all keys in Redis begin with.")(command)
+    command = option(
+        "--prefix", default=NodeSettings.prefix, callback=_not_empty, help="What all keys in Redis begin with."
+    )(command)
     return option(
         "--redis-url", default=DEFAULT_REDIS_URL, metavar="URL", help="The Redis or Valkey that holds the log."
     )(command)
@@ -30,17 +56,20 @@ def redis_options(command: Command) -> Command:
 
 def publish_options(command: Command) -> Command:
     """How a node publishes; the command gets NodeSettings' fields by name."""
-    for name, kind, text in (
-        ("--exit-flush-s", float, "Seconds to wait for Redis at the end."),
-        ("--outbox-bytes", int, "Bytes that may wait for Redis."),
-        ("--outbox-records", int, "Updates that may wait for Redis."),
-        ("--job-ttl-s", int, "Seconds without an update after which a job's history expires; 0 for never."),
-        ("--retention-records", int, "Updates kept of each node and of each job."),
+    for name, text in (
+        ("--outbox-bytes", "Bytes that may wait for Redis."),
+        ("--outbox-records", "Updates that may wait for Redis."),
+        ("--job-ttl-s", "Seconds without an update after which a job's history expires; 0 for never."),
+        ("--retention-records", "Updates kept of each node and of each job."),
     ):
         default = getattr(NodeSettings, name.removeprefix("--").replace("-", "_"))
-        command = option(name, type=kind, default=default, help=text)(command)
+        command = option(name, type=int, default=default, help=text)(command)
     return redis_options(command)
 
+
+exit_flush = option(
+    "--exit-flush-s", type=Seconds(), default=NodeSettings.exit_flush_s, help="Seconds to wait for Redis at the end."
+)
 
 gateway_url = option(
     "--gateway-url", default=f"ws://127.0.0.1:{DEFAULT_PORT}", metavar="URL", help="The gateway to watch through."

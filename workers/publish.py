@@ -7,25 +7,35 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
-import msgspec
 
-from streamer.core.errors import InvalidInput, InvalidUpdate, OutboxFull
+from streamer.core.errors import InvalidInput, InvalidUpdate, OutboxFull, StreamerError
 from streamer.settings import NodeSettings
 from streamer.state_streamer import StateStreamer, state_streaming
-from workers.logs import configure_logs
-from workers.options import publish_options
+from workers.json_text import NestedTooDeeply, NoJson, decode_json
+from workers.logs import log_sentences
+from workers.options import Seconds, publish_options
+from workers.sentences import counted, say
 
 PROGRESS_EVERY = 10_000
 
-_decode = msgspec.json.Decoder().decode
+
+class LineRefused(StreamerError):
+    """A line of standard input is no update; the text says which line and why."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(number, reason)
+        self.number, self.reason = number, reason
+
+    def __str__(self) -> str:
+        return f"line {self.number} is no {self.reason}"
 
 
-@click.command()
+@click.command(short_help="Publish an update, or one for each line of JSON on standard input.")
 @click.argument("node")
 @click.argument("status")
 @click.argument("fields", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--job", help="The job that the update belongs to.")
-@click.option("--timeout-s", type=float, default=10.0, show_default=True, help="Seconds to wait for Redis.")
+@click.option("--timeout-s", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait for Redis.")
 @publish_options
 def publish(
     node: str, status: str, fields: tuple[str, ...], job: str | None, timeout_s: float, **settings: Any
@@ -44,17 +54,18 @@ def publish(
     \b
       tail -F events.jsonl | streamer publish gpu-1 -
     """
-    configure_logs("warning")
-    streamer = state_streaming(node, NodeSettings(**settings))
-    common = {"job": job} if job is not None else {}
     if status == "-" and fields:
         raise click.UsageError("with - the fields come from standard input; leave out KEY=VALUE")
-    try:
-        if status == "-":
-            _publish_lines(streamer, sys.stdin.buffer, common, timeout_s)
-        else:
-            streamer.update(status, {**dict(_parse_field(field) for field in fields), **common})
-    finally:
+    if status == "-" and sys.stdin is None:
+        raise click.UsageError("with - the updates come from standard input, which is closed")
+    # Whoever publishes one update is told soon enough that Redis does not take it.
+    log_sentences("warning" if status == "-" else "error")
+    streamer = state_streaming(node, NodeSettings(**settings))
+    common = {"job": job} if job is not None else {}
+    if status == "-":
+        _publish_lines(streamer, sys.stdin.buffer, common, timeout_s)
+    else:
+        streamer.update(status, {**dict(_parse_field(field) for field in fields), **common})
         streamer.close(timeout_s)
 
 
@@ -63,8 +74,10 @@ def _parse_field(field: str) -> tuple[str, Any]:
     if not equals or not key:
         raise click.UsageError(f"{field!r} is not of the form KEY=VALUE")
     try:
-        return key, _decode(text)
-    except msgspec.DecodeError:
+        return key, decode_json(text)
+    except NestedTooDeeply as error:
+        raise InvalidUpdate(f"the value of {key!r} cannot be used: {error}") from None
+    except NoJson:
         return key, text
 
 
@@ -76,23 +89,23 @@ def _publish_lines(streamer: StateStreamer, lines: Iterable[bytes], common: dict
                 _publish_patiently(streamer, _parse_line(number, line, common), number, timeout_s)
                 count += 1
                 if count % PROGRESS_EVERY == 0:
-                    click.echo(f"{count} updates", err=True)
+                    say(counted(count))
     finally:
-        streamer.flush(timeout_s)
-        click.echo(f"{count} updates published", err=True)
+        streamer.close(timeout_s)
+        say(f"{counted(count)} published")
 
 
 def _parse_line(number: int, line: bytes, common: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
     """The status, state and timestamp that a line tells."""
     try:
-        content = _decode(line)
-    except msgspec.DecodeError as error:
-        raise InvalidUpdate(f"line {number} is no JSON: {error}") from None
+        content = decode_json(line)
+    except NoJson as error:
+        raise LineRefused(number, f"JSON: {error}") from None
     if not isinstance(content, dict) or "status" not in content:
-        raise InvalidUpdate(f'line {number} is no update: it must be a JSON object with a "status"')
+        raise LineRefused(number, 'update: it must be a JSON object with a "status"')
     status, timestamp, state = content.pop("status"), content.pop("timestamp", None), content.pop("state", {})
     if not isinstance(state, dict):
-        raise InvalidUpdate(f'line {number} is no update: its "state" must be an object')
+        raise LineRefused(number, 'update: its "state" must be an object')
     return status, {**content, **state, **common}, timestamp
 
 
@@ -107,4 +120,4 @@ def _publish_patiently(
             streamer.flush(timeout_s)
             streamer.update(*update)
     except InvalidInput as error:
-        raise InvalidUpdate(f"line {number} is no update: {error}") from None
+        raise LineRefused(number, f"update: {error}") from None

@@ -5,25 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from datetime import datetime
 
 import click
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
 from streamer.client.watching import watch as watch_updates
+from streamer.core.cursor import Cursor
+from streamer.core.errors import StreamerError
 from streamer.core.messages import PlainMessage
 from workers.options import gateway_url
+from workers.sentences import say
+from workers.update_lines import UpdateLines
 
-_STYLES = {"fail": "bold red", "error": "bold red", "finish": "green", "done": "green", "start": "cyan", "run": "blue"}
+QUIET_S = 1.0
+"""After this long with nothing to show, whoever sits at a terminal is told that there is nothing."""
 
 
-@click.command()
+class CannotShow(StreamerError):
+    """Standard output cannot be written; the text says why."""
+
+
+@click.command(short_help="Follow a node or a job: what is kept first, then each update live.")
 @click.argument("node")
 @click.option("--job", help="Only this job's updates.")
 @click.option("--after", metavar="CURSOR", help="Begin behind this update: its cursor, or its index.")
@@ -42,31 +49,60 @@ def watch(node: str, job: str | None, after: str | None, history: str, as_json: 
     """
     if after is not None and history != "all":
         raise click.UsageError("give either --after or --history: a cursor says already what comes first")
-    updates = watch_updates(gateway_url, node, job, after=after, history=history, notify=_notify)
+    if after is not None:
+        Cursor.parse(after)
+    if not (history in ("all", "none") or (history.isascii() and history.isdigit())):
+        raise click.BadParameter(f"{history!r} is none of all, none, or how many updates come first")
+    if sys.stdout is None:
+        raise CannotShow("the updates cannot be shown: standard output is closed")
+    updates = watch_updates(gateway_url, node, job, after=after, history=history, notify=say)
     try:
-        asyncio.run(_show(updates, _show_json if as_json else _terminal()))
+        asyncio.run(_follow(updates, _show_json if as_json else UpdateLines(sys.stdout).show))
     except BrokenPipeError:
-        # Whoever read has gone, as `head` does; Python must not find that out once more when it closes the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
+    except OSError as error:
+        _forget_output()
+        raise CannotShow(f"the updates cannot be shown: {error.strerror}") from None
 
 
-async def _show(updates: AsyncGenerator[PlainMessage, None], show: Callable[[PlainMessage], None]) -> None:
-    """Show updates until a signal comes."""
+async def _follow(updates: AsyncGenerator[PlainMessage, None], show: Callable[[PlainMessage], None]) -> None:
+    """Show updates until a signal comes, or until nobody reads standard output any more."""
+    loop = asyncio.get_running_loop()
+    quiet = loop.call_later(QUIET_S, _say_nothing_yet) if sys.stderr is not None and sys.stderr.isatty() else None
 
     async def follow() -> None:
         async with aclosing(updates):
             async for message in updates:
+                if quiet is not None:
+                    quiet.cancel()
                 show(message)
 
     following = asyncio.create_task(follow())
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, following.cancel)
+        loop.add_signal_handler(number, following.cancel)
+    _when_unread(sys.stdout.fileno(), following.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await following
 
 
-def _notify(sentence: str) -> None:
-    click.echo(f"streamer: {sentence}", err=True)
+def _say_nothing_yet() -> None:
+    say("no updates yet")
+
+
+def _when_unread(fd: int, act: Callable[[], object]) -> None:
+    """Act once the reader of a pipe has gone, as `tail -f | head -1` ends without another line to write."""
+    loop, poll = asyncio.get_running_loop(), select.poll()
+    poll.register(fd, 0)
+
+    def look() -> None:
+        loop.remove_reader(fd)
+        if poll.poll(0):
+            act()
+
+    # Not for a terminal, where there is something to read at each key; and files cannot be waited for.
+    if not os.isatty(fd):
+        with contextlib.suppress(OSError):
+            loop.add_reader(fd, look)
 
 
 def _show_json(message: PlainMessage) -> None:
@@ -74,32 +110,6 @@ def _show_json(message: PlainMessage) -> None:
     sys.stdout.buffer.flush()
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        # rich would end the process with status 1; whoever reads may leave.
-        raise BrokenPipeError
-
-
-def _terminal() -> Callable[[PlainMessage], None]:
-    """Show updates for people: a line each, in colour where the terminal has any."""
-    console = _Console(highlight=False, soft_wrap=True)
-
-    def show(message: PlainMessage) -> None:
-        time = datetime.fromtimestamp(message.timestamp / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        line = Text(f"{time} ", "dim")
-        line.append(f"{message.index:>6} ", "dim")
-        line.append(
-            f"{_plain(message.status):<20}", next((s for word, s in _STYLES.items() if word in message.status), "")
-        )
-        for key, value in message.state.items():
-            line.append(f" {_plain(key)}=", "dim")
-            line.append(_plain(value if isinstance(value, str) else msgspec.json.encode(value).decode()))
-        console.print(line)
-        sys.stdout.flush()
-
-    return show
-
-
-def _plain(text: str) -> str:
-    """Text without control characters, which could steer the terminal of whoever watches."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+def _forget_output() -> None:
+    """Let Python's end not find out once more that standard output cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from http import HTTPStatus
 from random import Random
 from typing import Any
@@ -13,8 +12,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
-from websockets.frames import CloseCode
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.frames import Close, CloseCode
 
 from streamer.core.backoff import backoff
 from streamer.core.errors import InvalidSetting, StreamerError
@@ -49,77 +48,90 @@ async def watch(
     """Yield the updates of a node, or of a job: first those that the log keeps, then each as it comes, without end.
 
     A lost connection is made again, with growing waits, and goes on behind the last update yielded. Where updates are
-    no longer kept, or the log was started anew, it goes on with what there is. Cancelling ends it.
+    no longer kept, or the log was started anew, it goes on with what there is. Cancelling it ends it at once, and so
+    does closing it.
 
     Args:
         gateway: the gateway's URL, as `ws://host:8080` or `https://host/prefix`.
         after: the cursor of an update, to begin behind it.
         history: without a cursor, how much comes first: `all`, `none`, or how many.
-        notify: is called with a sentence when the connection is lost or updates were missed.
+        notify: is called with a sentence when the connection is lost or there again, or updates were missed.
         rng: spreads the waits.
 
     Raises InvalidName, InvalidSetting (for the URL), WatchRefused.
     """
-    base = _websocket_url(gateway) + _path(Topic(check_node(node), job if job is None else check_job(job)))
-    waits = backoff(rng or Random())
+    gateway = _websocket_url(gateway)
+    path = _path(Topic(check_node(node), job if job is None else check_job(job)))
+    rng = rng or Random()
+    waits = backoff(rng)
+    moved, waited = True, False
     while True:
         query = {"after": after} if after is not None else {"history": history}
         try:
-            async with aclosing(_receive(f"{base}?{urlencode(query)}")) as messages:
-                async for message in messages:
-                    waits = backoff(rng or Random())
-                    after = message.cursor
+            connection = await connect(
+                f"{gateway}{path}?{urlencode(query)}", compression=None, max_size=MAX_MESSAGE_BYTES
+            )
+            try:
+                if waited:
+                    notify("connected")
+                assert connection.response is not None
+                after = connection.response.headers.get("Streamer-Cursor", after)
+                while True:
+                    message = _decode(await connection.recv())
+                    waits, moved, after = backoff(rng), True, message.cursor
                     yield message
-        except _Ended as end:
-            code, reason = end.code, end.reason
-        if code in _FINAL:
-            raise WatchRefused(reason)
+            finally:
+                # The gateway's answer to a close would come behind all that it has still to send.
+                connection.transport.abort()
+        except (WebSocketException, OSError, msgspec.DecodeError) as error:
+            code, reason = _ending(error, gateway)
         if code == _RESET:
             after, history = None, "all"
-        if code == _GAP and (match := _AFTER.search(reason)):
+        elif code == _GAP and (match := _AFTER.search(reason)):
             after = match[1]
-        if code in (_RESET, _GAP):
-            notify(reason)
-        else:
+        # A reset or a gap is news, and the next try may be at once; again and again it would be a busy loop.
+        waited = code not in (_RESET, _GAP) or not moved
+        if waited:
             wait = next(waits)
-            notify(f"{reason or f'closed with code {code}'}; next try in {wait:.1f} s")
+            notify(f"{reason}; next try in {wait:.1f} s")
             await asyncio.sleep(wait)
+        else:
+            moved = False
+            notify(reason)
 
 
-class _Ended(Exception):
-    """How a connection ended: a close code, or the status with which it was refused."""
+def _ending(error: Exception, gateway: str) -> tuple[int, str]:
+    """The close code, or else the status, with which a connection ended or was refused, and the reason.
 
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(code, reason)
-        self.code, self.reason = code, reason
-
-
-async def _receive(url: str) -> AsyncGenerator[PlainMessage, None]:
-    """Yield what one connection brings, and then raise _Ended; WatchRefused where another would end the same way."""
-    try:
-        async with connect(url, compression=None, max_size=MAX_MESSAGE_BYTES) as connection:
-            while True:
-                yield _decode(await connection.recv())
-    except ConnectionClosed as error:
-        if error.rcvd is None:
-            raise _Ended(CloseCode.ABNORMAL_CLOSURE, "the connection broke") from None
-        raise _Ended(error.rcvd.code, error.rcvd.reason) from None
-    except InvalidStatus as error:
-        status, sentence = error.response.status_code, _sentence(error.response)
-        if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
-            raise WatchRefused(sentence) from None
-        raise _Ended(status, sentence) from None
-    except InvalidURI as error:
-        raise InvalidSetting(str(error)) from None
-    except (OSError, TimeoutError, InvalidHandshake) as error:
-        where = url.partition("/nodes/")[0]
-        raise _Ended(
-            CloseCode.ABNORMAL_CLOSURE, f"{where} cannot be reached: {error or type(error).__name__}"
-        ) from None
+    Raises WatchRefused or InvalidSetting where another try would end the same way.
+    """
+    match error:
+        case ConnectionClosed(rcvd=None):
+            return CloseCode.ABNORMAL_CLOSURE, "the connection broke"
+        case ConnectionClosed(rcvd=Close(code=code, reason=reason)):
+            reason = reason or f"closed with code {code}"
+            if code in _FINAL:
+                raise WatchRefused(reason)
+            return code, reason
+        case InvalidStatus(response=response):
+            status, sentence = response.status_code, _sentence(response)
+            if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
+                raise WatchRefused(sentence)
+            return status, sentence
+        case InvalidURI():
+            raise InvalidSetting(str(error))
+        case msgspec.DecodeError():
+            raise WatchRefused(f"what {gateway} sends is no update: {error}")
+    return CloseCode.ABNORMAL_CLOSURE, f"{gateway} cannot be reached: {error or type(error).__name__}"
 
 
 def _websocket_url(gateway: str) -> str:
-    parts = urlsplit(gateway)
+    try:
+        parts = urlsplit(gateway)
+        _ = parts.port
+        (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        raise InvalidSetting(f"{gateway!r} is no URL of a gateway: {error}") from None
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in ("ws", "wss") or not parts.hostname or parts.query or parts.fragment:
         raise InvalidSetting(f"{gateway!r} is no URL of a gateway: it should look like ws://HOST:8080 or https://HOST")

@@ -31,6 +31,10 @@ class Cursor(msgspec.Struct, frozen=True):
         """The cursor as text for clients, opaque to them; `parse` reads it."""
         return f"{self.log_id}.{self.epoch}.{self.index}"
 
+    def at(self, index: int) -> Cursor:
+        """The position at another index of the same log and epoch."""
+        return Cursor(self.log_id, self.epoch, index)
+
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """Read a token or a bare index. Raises InvalidCursor."""

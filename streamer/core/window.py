@@ -13,8 +13,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-import msgspec
-
 from streamer.core.cursor import START, Cursor
 from streamer.core.records import Update
 
@@ -68,13 +66,6 @@ class _Block:
         data = self.data()
         return Chunk(data[self.ends[position - 1] :] if position else data, self.indexes[-1])
 
-    def truncate(self, index: int) -> None:
-        """Drop what comes after an index."""
-        position = bisect_right(self.indexes, index)
-        self._joined = self.data()[: self.ends[position - 1] if position else 0]
-        self.size = len(self._joined)
-        del self.indexes[position:], self.ends[position:]
-
 
 class Window:
     """A run of a topic's records without a hole, in memory.
@@ -82,7 +73,10 @@ class Window:
     Args:
         of_job: whether the topic is a job: then the chain is checked by ``previous``, else by ``index``.
         frame: makes the frame of an update, given the log's id; called once per record.
-        limit_bytes: how many bytes of frames to keep; the oldest blocks go first, the newest stays in any case.
+        limit_bytes: how many bytes of frames to keep; the oldest blocks go first, the newest stays.
+
+    ``cursor`` is the position of the last record, ``start`` the index behind which the first one stands. ``forgot``
+    says whether records between the last restart's position and ``start`` were dropped to keep to the limit.
     """
 
     def __init__(self, *, of_job: bool, frame: Callable[[str, Update], bytes], limit_bytes: int) -> None:
@@ -92,6 +86,7 @@ class Window:
         self._blocks: list[_Block] = []
         self.cursor: Cursor = START
         self.start = -1
+        self.forgot = False
         self.size_bytes = 0
 
     def check(self, log_id: str, update: Update) -> Outcome:
@@ -118,20 +113,17 @@ class Window:
         self._blocks.clear()
         self.cursor = Cursor(log_id, epoch, index)
         self.start = index
+        self.forgot = False
         self.size_bytes = 0
 
-    def rewind(self, index: int) -> None:
-        """Go back to an index, since the log has lost what came after it."""
-        while self._blocks and self._blocks[-1].indexes[-1] > index:
-            block = self._blocks[-1]
-            self.size_bytes -= block.size
-            block.truncate(index)
-            self.size_bytes += block.size
-            if block.indexes:
-                break
-            self._blocks.pop()
-        self.start = min(self.start, index)
-        self.cursor = msgspec.structs.replace(self.cursor, index=index)
+    def rewind(self, epoch: int, index: int) -> None:
+        """Go back to an index, since the log has lost what came after it. What came before is left to the log, too."""
+        self.restart(self.cursor.log_id, epoch, index)
+        self.forgot = True
+
+    def confirm(self, epoch: int) -> None:
+        """Take note that nothing followed the last record when the log was in that epoch."""
+        self.cursor = Cursor(self.cursor.log_id, epoch, self.cursor.index)
 
     def after(self, index: int) -> Chunk | None:
         """The next frames behind an index, from the window's start at the earliest; None at the head.
@@ -160,11 +152,12 @@ class Window:
         return self._blocks[position - 1].indexes[-1] if position else self.start
 
     def forget_oldest(self) -> bool:
-        """Drop the oldest block, unless it is the only one. Return whether anything was dropped."""
-        if len(self._blocks) < 2:
+        """Drop the oldest block. Return whether there was any."""
+        if not self._blocks:
             return False
         oldest = self._blocks.pop(0)
         self.start = oldest.indexes[-1]
+        self.forgot = True
         self.size_bytes -= oldest.size
         return True
 
@@ -177,6 +170,6 @@ class Window:
         self._blocks[-1].append(update.index, frame)
         self.size_bytes += len(frame)
         self.cursor = Cursor(self.cursor.log_id, update.epoch, update.index)
-        while self.size_bytes > self._limit_bytes and self.forget_oldest():
-            pass
+        while self.size_bytes > self._limit_bytes and len(self._blocks) > 1:
+            self.forget_oldest()
         return frame

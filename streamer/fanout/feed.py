@@ -20,7 +20,7 @@ from streamer.core.errors import LogUnavailable
 from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
 from streamer.core.records import unpack_message
-from streamer.core.window import Outcome, Window
+from streamer.core.window import Chunk, Outcome, Window
 from streamer.log.reading import Reader
 from streamer.log.scripts import Page
 
@@ -50,18 +50,14 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a watcher joins: behind ``index`` of the log of that id and epoch.
+    """Where a watcher joins: behind ``cursor``; ``head`` is the index of the topic's last record.
 
     ``truncated``: older records than those that follow are no longer kept. ``missing``: the first and the last index
-    of what a resuming watcher has missed for good. ``reset``: its cursor is of another log. ``era`` is the
-    feed's at that moment: it is another object once the feed has been set back.
+    of what a resuming watcher has missed for good. ``reset``: its cursor is of another log.
     """
 
-    log_id: str
-    epoch: int
+    cursor: Cursor
     head: int
-    index: int
-    era: object
     truncated: bool = False
     missing: tuple[int, int] | None = None
     reset: bool = False
@@ -95,9 +91,7 @@ class Feed:
         self.window = Window(of_job=topic.job is not None, frame=plain_frame, limit_bytes=limit_bytes)
         self.live: set[Watcher] = set()
         self.behind: set[Watcher] = set()
-        self.era = object()
         self._reader, self._counts, self._rng = reader, counts, rng
-        self._oldest = -1  # the index behind which the log's oldest record stood at the last start
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._reading: asyncio.Task[None] | None = None
@@ -117,38 +111,79 @@ class Feed:
         if self._reading is not None:
             self._reading.cancel()
 
+    # Watchers join.
+
+    def knows(self, at: Cursor | Page) -> bool:
+        """Whether what the log said when it was of that id and epoch still holds for the feed as it is now."""
+        mine = self.window.cursor
+        return at.log_id == mine.log_id and at.epoch >= mine.epoch
+
     async def locate(self, after: Cursor | None, history: int | None) -> Position:
         """Find where a watcher joins: behind its cursor or, without one, so many records before the head (None: all).
 
         Within the window, and so for a herd of clients that come back, this asks nothing of Redis. Raises
         LogUnavailable where it has to ask.
         """
-        window = self.window
         if after is not None:
             return await self._locate_cursor(after)
-        if history is None:
-            if window.start > self._oldest:  # the window has forgotten what the log may still have
-                page = await self._reader.read(self.topic, START, limit=1)
-                return self._position(page.missing[1] if page.missing else -1, truncated=page.missing is not None)
-            return self._position(window.start, truncated=window.start > -1)
-        index = window.before_last(history)
-        if index is None:
-            index = await self._reader.before_last(self.topic, history)
-        return self._position(index)
+        if history is not None:
+            mine = self.window.cursor
+            index = self.window.before_last(history)
+            if index is None:
+                index = await self._reader.before_last(self.topic, history)
+            if index is not None:
+                return Position(mine.at(index), mine.index)
+        return await self._locate_start()
 
     async def _locate_cursor(self, after: Cursor) -> Position:
         mine = self.window.cursor
         known = (after.log_id == mine.log_id and after.epoch == mine.epoch) or not after.log_id
         if known and self.window.start <= after.index <= mine.index:
-            return self._position(after.index)
-        page = await self._reader.read(self.topic, after, limit=1)
-        return self._position(page.start, missing=page.missing, reset=page.reset)
+            return Position(mine.at(after.index), mine.index)
+        page = await self._look_up(after)
+        cursor = after if page.reset else Cursor(page.log_id, page.epoch, page.start)
+        return Position(cursor, self.window.cursor.index, missing=page.missing, reset=page.reset)
 
-    def _position(
-        self, index: int, *, truncated: bool = False, missing: tuple[int, int] | None = None, reset: bool = False
-    ) -> Position:
-        mine = self.window.cursor
-        return Position(mine.log_id, mine.epoch, mine.index, index, self.era, truncated, missing, reset)
+    async def _locate_start(self) -> Position:
+        window = self.window
+        if not window.forgot:
+            mine = window.cursor
+            return Position(mine.at(window.start), mine.index, truncated=window.start > -1)
+        page = await self._look_up(START)
+        index = page.missing[1] if page.missing else -1
+        return Position(Cursor(page.log_id, page.epoch, index), window.cursor.index, truncated=page.missing is not None)
+
+    async def _look_up(self, after: Cursor) -> Page:
+        """Read a page behind a cursor that the feed, as it is on return, knows."""
+        while True:
+            page = await self._reader.read(self.topic, after, limit=1)
+            if page.start < after.index or page.start > self.window.cursor.index or not self.knows(page):
+                # The log has lost its tail, has grown or was started anew, and the feed may not have found that out.
+                await self.catch_up()
+            if self.knows(page):
+                return page
+
+    async def read_back(self, watcher: Watcher) -> Chunk:
+        """The next frames for a watcher further behind than the window, from the log.
+
+        They are empty, and the watcher's index may be another, where it has to look again. The watcher is told where
+        what follows is no longer kept. Raises LogUnavailable.
+        """
+        index, mine = watcher.index, self.window.cursor
+        page = await self._reader.read(self.topic, mine.at(index))
+        if page.start == index == watcher.index and self.knows(page) and not page.reset:
+            if page.missing or not page.updates:
+                watcher.gap(*(page.missing or (index + 1, self.window.start)))
+                return Chunk(b"", index)
+            # What the feed has not got yet, it is going to deliver.
+            mine = self.window.cursor
+            known = [update for update in page.updates if update.index <= mine.index and update.epoch <= mine.epoch]
+            if known:
+                return Chunk(b"".join([plain_frame(page.log_id, update) for update in known]), known[-1].index)
+        await self.catch_up()
+        return Chunk(b"", watcher.index)
+
+    # Records come in.
 
     def take(self, messages: list[bytes]) -> None:
         """Take published messages: deliver what continues the chain, and read the log where something is missing."""
@@ -166,13 +201,17 @@ class Feed:
         self._read_log()
 
     async def check(self) -> None:
-        """Look whether the log has more than was delivered, as after the loss of a last message."""
-        try:
-            page = await self._reader.read(self.topic, self.window.cursor, limit=1)
-        except LogUnavailable:
-            return  # whatever ails Redis, the next check finds what it has cost
-        if page.reset or page.updates or page.start < self.window.cursor.index:
+        """Look whether the log has more than was delivered, as after the loss of a last message.
+
+        Raises LogUnavailable.
+        """
+        page = await self._reader.read(self.topic, self.window.cursor, limit=1)
+        if page.reset or page.updates or page.missing or page.start < self.window.cursor.index:
             self.interrupted()
+
+    async def catch_up(self) -> None:
+        """Return once the feed has all that the log has at the moment. Waits as long as Redis does not answer."""
+        await asyncio.shield(self._read_log())
 
     def _drop_pending(self) -> list[bytes]:
         pending, self._pending, self._pending_bytes = self._pending, [], 0
@@ -244,16 +283,15 @@ class Feed:
         window = self.window
         if page.reset:
             self._counts.resets += 1
-            self._set_back("", 0, -1)
+            window.restart("", 0, -1)
             for watcher in [*self.live, *self.behind]:
                 watcher.reset()
             return True
         if not window.cursor.log_id and page.log_id:
-            self._set_back(page.log_id, 0, -1)
+            window.restart(page.log_id, 0, -1)
         elif page.start < window.cursor.index:
             self._counts.rewinds += 1
-            self.era = object()
-            window.rewind(page.start)
+            window.rewind(page.epoch, page.start)
             for watcher in self.behind:
                 watcher.index = min(watcher.index, page.start)
         if page.missing:
@@ -262,13 +300,10 @@ class Feed:
             self._counts.gaps += bool(self.live)
             for watcher in list(self.live):
                 watcher.gap(first, last)
-            self._set_back(page.log_id, page.epoch, last)
+            window.restart(page.log_id, page.epoch, last)
         if page.updates:
             before = window.cursor.index
             self._deliver(window.extend(page.updates), len(page.updates), before)
+        if not page.more:
+            window.confirm(page.epoch)
         return page.more > 0
-
-    def _set_back(self, log_id: str, epoch: int, index: int) -> None:
-        self.era = object()
-        self.window.restart(log_id, epoch, index)
-        self._oldest = index

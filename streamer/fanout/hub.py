@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 
 from streamer.core.cursor import Cursor
-from streamer.core.errors import LogUnavailable
+from streamer.core.errors import InvalidSetting, LogUnavailable
 from streamer.core.names import Topic
 from streamer.fanout.feed import Counts, Feed, Position
 from streamer.fanout.session import Session
 from streamer.log.keys import Keys
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
+
+TEND_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -25,16 +29,25 @@ class HubSettings:
 
     ``linger_s``: seconds that a feed outlives its last watcher. ``check_s``: seconds between two looks into the log
     whether a delivery was lost. ``feed_bytes`` and ``memory_bytes``: how much a feed, and all together, keep of their
-    records. ``open_timeout_s``: how long a watcher waits for Redis. ``max_lag``: how many updates a slow client may be
-    behind before it is closed, 0 for as many as the log keeps.
+    records. ``open_timeout_s``: how long a watcher waits for Redis. ``stall_s``: how long a client may take nothing
+    before it is closed.
+
+    Raises InvalidSetting where a value is out of range.
     """
 
     linger_s: float = 5.0
     check_s: float = 5.0
     feed_bytes: int = 16 << 20
     memory_bytes: int = 256 << 20
-    open_timeout_s: float = 10.0
-    max_lag: int = 0
+    open_timeout_s: float = 5.0
+    stall_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < float("inf"):
+                raise InvalidSetting(f"{name} must be 0 or more, not {value}")
+            if value == 0 and name in ("check_s", "open_timeout_s", "stall_s"):
+                raise InvalidSetting(f"{name} must be more than 0")
 
 
 @dataclass(frozen=True)
@@ -55,50 +68,64 @@ class HubStatistics:
 
 
 class _Slot:
-    """A feed and its opening, which all who come meanwhile wait for."""
+    """A feed, its opening, which all who come meanwhile wait for, and how many are about to join."""
 
-    def __init__(self, feed: Feed, opening: asyncio.Future[None], now: float) -> None:
-        self.feed, self.opening, self.joined, self.watched = feed, opening, now, now
+    def __init__(self, feed: Feed, opening: asyncio.Future[None]) -> None:
+        self.feed, self.opening = feed, opening
+        self.joining = 0
+        self.joined = self.watched = 0.0
 
 
 class Hub:
-    """Joins sessions to feeds; for one event loop. Connects to Redis with the first of them.
+    """Joins sessions to feeds; for one event loop. It owns the reader and the subscriber, and closes them.
 
-    Raises InvalidSetting where the URL is none that we know.
+    Args:
+        reader: where feeds read the log.
+        subscriber: where they hear of new records.
+        keys: the names of their channels.
+        rng: spreads retries.
     """
 
-    def __init__(self, url: str, keys: Keys, settings: HubSettings | None = None, rng: Random | None = None) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        subscriber: Subscriber,
+        keys: Keys,
+        settings: HubSettings | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self.reader = reader
         self.settings = settings or HubSettings()
-        self.reader = Reader(url, keys)
-        self.counts = Counts()
+        self._subscriber = subscriber
         self._keys = keys
         self._rng = rng or Random()
-        self._subscriber = Subscriber(url, self._rng)
+        self._counts = Counts()
         self._slots: dict[Topic, _Slot] = {}
-        self._tending: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Connect, and tend the feeds from now on. Joining does it too."""
-        if self._tending is None:
+        """Connect, and look after the feeds from now on. Joining does it too."""
+        if not self._tasks:
             self._subscriber.start()
-            self._tending = asyncio.get_running_loop().create_task(self._tend(), name="hub")
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(self._tend()), loop.create_task(self._check())]
 
     async def locate(self, topic: Topic, after: Cursor | None = None, history: int | None = None) -> Position:
         """Find where a watcher joins a topic: see `Feed.locate`. Raises LogUnavailable."""
-        feed = await self._open(topic)
-        return await feed.locate(after, history)
+        async with self._opened(topic) as feed:
+            return await feed.locate(after, history)
 
     async def join(self, session: Session, position: Position | None = None) -> None:
         """Have a session follow its topic, from a position found by `locate` or else from the start.
 
         Raises LogUnavailable. May be cancelled; the session has not joined then.
         """
-        feed = await self._open(session.topic)
-        if position is None:
-            position = await feed.locate(None, None)
-        elif position.era is not feed.era and not position.reset:
-            position = await feed.locate(Cursor(position.log_id, position.epoch, position.index), None)
-        session.join(feed, self.reader, position)
+        async with self._opened(session.topic) as feed:
+            if position is None:
+                position = await feed.locate(None, None)
+            elif not position.reset and not feed.knows(position.cursor):
+                position = await feed.locate(position.cursor, None)
+            session.join(feed, position)
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and has met."""
@@ -109,36 +136,42 @@ class Hub:
             feed_bytes=sum(feed.window.size_bytes for feed in feeds),
             live=sum(len(feed.live) for feed in feeds),
             behind=sum(len(feed.behind) for feed in feeds),
-            **vars(self.counts),
+            **vars(self._counts),
         )
 
     async def aclose(self) -> None:
         """End all feeds and close the connections to Redis. Sessions get nothing more."""
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for topic in list(self._slots):
             self._retire(topic)
         await self._subscriber.aclose()
         await self.reader.aclose()
 
-    async def _open(self, topic: Topic) -> Feed:
-        """The topic's feed, once it has read what the log has."""
+    @asynccontextmanager
+    async def _opened(self, topic: Topic) -> AsyncIterator[Feed]:
+        """The topic's feed, once it has read what the log has; it is not let go of meanwhile.
+
+        Raises LogUnavailable where it, or what is done with it, takes too long.
+        """
         self.start()
         loop = asyncio.get_running_loop()
         slot = self._slots.get(topic)
         if slot is None:
-            feed = Feed(topic, self.reader, self.settings.feed_bytes, self.counts, self._rng)
+            feed = Feed(topic, self.reader, self.settings.feed_bytes, self._counts, self._rng)
             subscribed = loop.create_task(self._subscriber.subscribe(self._keys.records(topic), feed))
-            slot = self._slots[topic] = _Slot(feed, feed.open(subscribed), loop.time())
-        slot.joined = slot.watched = loop.time()
-        if not slot.opening.done():
-            try:
-                async with asyncio.timeout(self.settings.open_timeout_s):
-                    await asyncio.shield(slot.opening)
-            except TimeoutError:
-                raise LogUnavailable(f"Redis did not answer within {self.settings.open_timeout_s:g} s") from None
-        return slot.feed
+            slot = self._slots[topic] = _Slot(feed, feed.open(subscribed))
+        slot.joining += 1
+        try:
+            async with asyncio.timeout(self.settings.open_timeout_s):
+                await asyncio.shield(slot.opening)
+                yield slot.feed
+        except TimeoutError:
+            raise LogUnavailable(f"Redis did not answer within {self.settings.open_timeout_s:g} s") from None
+        finally:
+            slot.joining -= 1
+            slot.joined = slot.watched = loop.time()
 
     def _retire(self, topic: Topic) -> None:
         slot = self._slots.pop(topic)
@@ -146,28 +179,35 @@ class Hub:
         slot.feed.close()
 
     async def _tend(self) -> None:
-        """Once in a while: let go of feeds that nobody watches, keep to the bound, look for lost deliveries."""
+        """Again and again, let go of feeds that nobody watches, and keep to the bound."""
         loop = asyncio.get_running_loop()
-        next_check = loop.time() + self.settings.check_s
         while True:
-            await asyncio.sleep(min(1.0, self.settings.check_s, self.settings.linger_s))
+            await asyncio.sleep(TEND_S)
             try:
                 self._let_go(loop.time())
                 self._keep_to_bound()
-                if loop.time() >= next_check:
-                    for slot in list(self._slots.values()):
-                        if slot.opening.done():
-                            await slot.feed.check()
-                    next_check = loop.time() + self.settings.check_s
             except Exception:
                 # A fault in one feed must not leave all others untended.
                 _log.exception("tending the feeds failed")
 
+    async def _check(self) -> None:
+        """Again and again, look into the log for what was published and did not arrive."""
+        while True:
+            await asyncio.sleep(self.settings.check_s)
+            try:
+                for slot in list(self._slots.values()):
+                    if slot.opening.done():
+                        await slot.feed.check()
+            except LogUnavailable:
+                pass  # the next look finds what it has cost
+            except Exception:
+                _log.exception("checking the feeds failed")
+
     def _let_go(self, now: float) -> None:
         for topic, slot in list(self._slots.items()):
-            if slot.feed.watched:
+            if slot.feed.watched or slot.joining:
                 slot.watched = now
-            elif now - slot.watched > self.settings.linger_s:
+            elif now - slot.watched >= self.settings.linger_s:
                 self._retire(topic)
 
     def _keep_to_bound(self) -> None:

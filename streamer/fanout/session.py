@@ -12,26 +12,24 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from websockets.frames import CloseCode
 from websockets.protocol import State
 
-from streamer.core.cursor import Cursor
 from streamer.core.errors import LogUnavailable
-from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
-from streamer.core.window import Chunk
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
     from streamer.fanout.feed import Feed, Position
-    from streamer.log.reading import Reader
 
 RESET = 4001
 GAP = 4002
 TOO_SLOW = 4003
 """Close codes of our own (RFC 6455, section 7.4.2). After all of them a client may come back at once."""
 
-TRY_AGAIN_LATER = 1013
+CLOSE_S = 10.0
+"""How long the closing of a connection may take; then it is cut off."""
 
 _log = logging.getLogger(__name__)
 _closing: set[asyncio.Task[None]] = set()
@@ -41,30 +39,33 @@ class Session:
     """A `websockets` server connection on a topic, for one event loop.
 
     ``index`` is that of the last record written to it; while it is live, the feed's cursor is the truth instead.
-    ``on_end`` is called once, when the session ends, for whatever reason.
+    ``on_end`` is called once, when the session ends, for whatever reason. A connection that takes nothing for
+    ``stall_s`` seconds is closed.
     """
 
-    def __init__(self, connection: ServerConnection, topic: Topic, max_lag: int = 0) -> None:
+    def __init__(self, connection: ServerConnection, topic: Topic, stall_s: float) -> None:
         self.connection = connection
         self.topic = topic
         self.index = -1
         self.on_end: Callable[[Session], None] | None = None
-        self._max_lag = max_lag
+        self._stall_s = stall_s
         self._feed: Feed | None = None
-        self._reader: Reader | None = None
         self._following: asyncio.Task[None] | None = None
-
-    def join(self, feed: Feed, reader: Reader, position: Position) -> None:
-        """Follow a feed from a position, or tell the client that this cannot be."""
-        self._feed, self._reader = feed, reader
+        self._ended = False
         # However the connection ends, and whoever sees it first: nothing of the session stays.
-        self.connection.connection_lost_waiter.add_done_callback(lambda _: self.end())
+        connection.connection_lost_waiter.add_done_callback(self._connection_lost)
+
+    def join(self, feed: Feed, position: Position) -> None:
+        """Follow a feed from a position, or tell the client that this cannot be. One that has ended does not join."""
+        if self._ended:
+            return
+        self._feed = feed
         if position.reset:
             self.reset()
         elif position.missing:
             self.gap(*position.missing)
         else:
-            self.follow(position.index)
+            self.follow(position.cursor.index)
 
     def push(self, data: bytes) -> bool:
         """Write live frames, unless the connection takes no more."""
@@ -99,37 +100,50 @@ class Session:
         mine = self._feed.window.cursor
         if index is None:
             index = mine.index if self in self._feed.live else self.index
-        return f"go on with after={Cursor(mine.log_id, mine.epoch, index).token}"
+        return f"go on with after={mine.at(index).token}"
 
     def close(self, code: int, reason: str) -> None:
-        """End the session and close the connection, in the background."""
+        """End the session and close the connection, in the background: within CLOSE_S, whatever the client does."""
         self.end()
-        task = asyncio.get_running_loop().create_task(self.connection.close(code, reason))
+        task = asyncio.get_running_loop().create_task(self._close(code, reason))
         _closing.add(task)
         task.add_done_callback(_closing.discard)
 
     def end(self) -> None:
-        """Follow no longer. The connection stays as it is. Ending twice changes nothing."""
-        feed, self._feed = self._feed, None
-        if feed is None:
+        """Follow no longer, or never. The connection stays as it is. Ending twice changes nothing."""
+        if self._ended:
             return
-        feed.live.discard(self)
-        feed.behind.discard(self)
+        self._ended = True
+        self.connection.connection_lost_waiter.remove_done_callback(self._connection_lost)
+        if self._feed is not None:
+            self._feed.live.discard(self)
+            self._feed.behind.discard(self)
+            self._feed = None
         if self._following is not None:
             self._following.cancel()
         if self.on_end is not None:
             self.on_end(self)
 
+    def _connection_lost(self, _: asyncio.Future[None]) -> None:
+        self.end()
+
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            # It waits for a connection that takes nothing, and for the client's answer.
+            async with asyncio.timeout(CLOSE_S):
+                await self.connection.close(code, reason)
+        except TimeoutError:
+            self.connection.transport.abort()
+
     async def _follow(self, feed: Feed) -> None:
         connection = self.connection
         try:
             while True:
-                await connection.drain()
-                if self._max_lag and (lag := feed.window.cursor.index - self.index) > self._max_lag:
-                    self.close(TOO_SLOW, f"too slow: {lag} updates behind; {self.how_to_go_on()}")
-                    return
-                chunk = await self._from_log() if self.index < feed.window.start else feed.window.after(self.index)
-                if self._feed is None or connection.protocol.state is not State.OPEN:
+                async with asyncio.timeout(self._stall_s):
+                    await connection.drain()
+                behind = self.index < feed.window.start
+                chunk = await feed.read_back(self) if behind else feed.window.after(self.index)
+                if self._ended or connection.protocol.state is not State.OPEN:
                     return
                 if chunk is None:
                     # Without an await since the look into the window.
@@ -140,27 +154,13 @@ class Session:
                 connection.transport.write(chunk.data)
                 self.index = chunk.last
                 await asyncio.sleep(0)
+        except TimeoutError:
+            self.close(TOO_SLOW, f"too slow: nothing was taken for {self._stall_s:g} s; {self.how_to_go_on()}")
         except LogUnavailable as error:
-            self.close(TRY_AGAIN_LATER, f"the history cannot be read now; {self.how_to_go_on()}")
+            self.close(CloseCode.TRY_AGAIN_LATER, f"the history cannot be read now; {self.how_to_go_on()}")
             _log.warning("a session of %s ends: %s", self.topic, error)
         except OSError:
             pass  # the connection is lost, which ends the session
-
-    async def _from_log(self) -> Chunk | None:
-        """The next frames from the log, for a client further behind than the window."""
-        assert self._feed is not None
-        assert self._reader is not None
-        window, era = self._feed.window, self._feed.era
-        log_id = window.cursor.log_id
-        page = await self._reader.read(self.topic, Cursor(log_id, 0, self.index))
-        if self._feed is None:
-            return None
-        if self._feed.era is not era:
-            return Chunk(b"", self.index)  # the feed was set back meanwhile: look again
-        if page.reset:
-            self.reset()
-            return None
-        if page.missing or not page.updates:
-            self.gap(*(page.missing or (self.index + 1, window.start)))
-            return None
-        return Chunk(b"".join([plain_frame(log_id, update) for update in page.updates]), page.updates[-1].index)
+        except Exception:
+            _log.exception("a session of %s failed", self.topic)
+            self.close(CloseCode.INTERNAL_ERROR, f"the gateway failed; {self.how_to_go_on()}")

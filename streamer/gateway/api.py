@@ -36,7 +36,7 @@ async def _node(reader: Reader, node: str) -> dict[str, Any]:
     page = await reader.read(Topic(node), START, limit=0)
     return {
         "node": node,
-        "log": page.log_id,
+        "log": page.log_id or None,
         "epoch": page.epoch,
         "head": page.head,
         "cursor": Cursor(page.log_id, page.epoch, page.head).token if page.log_id else None,

@@ -12,6 +12,9 @@ import msgspec
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+UNAVAILABLE = "the log cannot be read now; try again"
+"""What the public is told where Redis does not answer; why is for the gateway's own log."""
+
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -46,9 +49,9 @@ def answer_error(status: HTTPStatus, sentence: str, headers: dict[str, str] | No
     return answer_json({"error": sentence}, status, headers)
 
 
-def answer_unavailable(error: Exception) -> Response:
+def answer_unavailable() -> Response:
     """Say that Redis does not answer, and that another try may help."""
-    return answer_error(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; try again", {"Retry-After": "1"})
+    return answer_error(HTTPStatus.SERVICE_UNAVAILABLE, UNAVAILABLE, {"Retry-After": "1"})
 
 
 @cache

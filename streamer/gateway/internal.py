@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,11 +14,8 @@ from prometheus_client.registry import Collector
 from websockets.http11 import Request, Response
 
 from streamer.core.errors import LogUnavailable
+from streamer.fanout.hub import Hub
 from streamer.gateway.http import answer, answer_error, answer_json
-
-if TYPE_CHECKING:
-    from streamer.fanout.hub import Hub
-    from streamer.gateway.server import Gateway
 
 READY_TIMEOUT_S = 2.0
 
@@ -52,28 +48,28 @@ class _HubCollector(Collector):
             yield CounterMetricFamily(f"streamer_{name}", text, value=values[name])
 
 
-async def answer_internal(gateway: Gateway, request: Request) -> Response:
+async def answer_internal(hub: Hub, draining: bool, request: Request) -> Response:
     """Answer `/healthz` (the process runs), `/readyz` (it can serve clients) and `/metrics` (for Prometheus)."""
     match request.path.partition("?")[0]:
         case "/healthz":
             return answer_json({"status": "ok"})
         case "/readyz":
-            return await _readiness(gateway)
+            return await _readiness(hub, draining)
         case "/metrics":
             registry = CollectorRegistry(auto_describe=False)
-            registry.register(_HubCollector(gateway.hub))
+            registry.register(_HubCollector(hub))
             return answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
     return answer_error(HTTPStatus.NOT_FOUND, "here are /healthz, /readyz and /metrics")
 
 
-async def _readiness(gateway: Gateway) -> Response:
-    if gateway.draining:
+async def _readiness(hub: Hub, draining: bool) -> Response:
+    if draining:
         return _not_ready("the gateway is stopping")
-    if not gateway.hub.statistics().listening:
+    if not hub.statistics().listening:
         return _not_ready("the gateway does not hear Redis's pub/sub")
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
-            await gateway.hub.reader.ping()
+            await hub.reader.ping()
     except (LogUnavailable, TimeoutError) as error:
         return _not_ready(str(error) or f"Redis did not answer within {READY_TIMEOUT_S:g} s")
     return answer_json({"status": "ready"})

@@ -106,7 +106,7 @@ def _history(text: str) -> int | None:
         return None
     if text == "none":
         return 0
-    if text.isascii() and text.isdigit() and int(text[:17]) <= MAX_INDEX:
+    if text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= MAX_INDEX:
         return int(text)
     raise InvalidInput(f"`history` is all, none, or how many updates come first; {text[:80]!a} is none of these")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from functools import partial
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -14,20 +16,27 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from streamer.core.errors import InvalidInput, LogUnavailable
+from streamer.fanout.feed import Position
 from streamer.fanout.hub import Hub
-from streamer.fanout.session import TRY_AGAIN_LATER, Session
+from streamer.fanout.session import Session
 from streamer.gateway.api import answer_api
 from streamer.gateway.connection import GatewayConnection
-from streamer.gateway.http import answer_error, answer_page, answer_unavailable, wants_upgrade
+from streamer.gateway.http import UNAVAILABLE, answer_error, answer_page, answer_unavailable, wants_upgrade
 from streamer.gateway.internal import answer_internal
 from streamer.gateway.routes import ShowPage, UnknownPath, Watch, parse_target
 from streamer.gateway.settings import GatewaySettings
+from streamer.log.reading import Reader
+from streamer.log.subscribing import Subscriber
 
 MAX_MESSAGE_BYTES = 4096
 """Clients of the plain endpoint have nothing to say."""
 
 BACKLOG = 4096
 LAST_WORDS_S = 1.0
+"""How long those who were told that the gateway stops have to answer."""
+
+COMPLAIN_S = 60.0
+"""Why the log cannot be read is logged this often at the most, however many ask."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,44 +46,47 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
-        self.hub = Hub(settings.redis_url, settings.keys, settings.hub)
+        reader = Reader(settings.redis_url, settings.keys)
+        self.hub = Hub(reader, Subscriber(settings.redis_url), settings.keys, settings.hub)
         self.draining = False
         self._server: Server | None = None
         self._internal: Server | None = None
+        self._connections: set[GatewayConnection] = set()
+        self._complained_at = -math.inf
 
     async def start(self) -> None:
-        """Listen. Raises OSError where a port cannot be had; nothing listens then."""
+        """Listen. Raises OSError where a port cannot be had; nothing listens then, nor where it is cancelled."""
         settings = self.settings
         self.hub.start()
         try:
             if settings.internal_port is not None:
-                self._internal = await serve(
-                    self._handle,
-                    settings.host,
-                    settings.internal_port,
-                    process_request=self._process_internal,
-                    compression=None,
-                    server_header=None,
-                    create_connection=GatewayConnection,
-                )
-            self._server = await serve(
-                self._handle,
-                settings.host,
+                self._internal = await self._serve(settings.internal_port, process_request=self._process_internal)
+            self._server = await self._serve(
                 settings.port,
                 process_request=self._process_request,
-                process_response=self._process_response,
-                compression=None,
-                server_header=None,
+                # Longer than a handshake waits for Redis, so that who is refused is told why.
+                open_timeout=settings.hub.open_timeout_s + 5,
                 ping_interval=settings.ping_s,
                 ping_timeout=settings.ping_s,
                 max_size=MAX_MESSAGE_BYTES,
                 max_queue=1,
-                create_connection=GatewayConnection,
                 backlog=BACKLOG,
             )
-        except OSError:
-            await self._close()
+        except BaseException:
+            await self._release()
             raise
+
+    async def _serve(self, port: int, **options: Any) -> Server:
+        return await serve(
+            self._handle,
+            self.settings.host,
+            port,
+            process_response=self._process_response,
+            compression=None,
+            server_header=None,
+            create_connection=cast(type[ServerConnection], partial(GatewayConnection, self._connections)),
+            **options,
+        )
 
     @property
     def port(self) -> int:
@@ -86,36 +98,51 @@ class Gateway:
         """Stop in order: be not ready, accept no more, close the clients spread over the time given, let go of Redis.
 
         Each client is told where to go on elsewhere. ``drain_s`` is by default the settings'. May be cancelled, which
-        makes it quick.
+        makes it quick: who is still there is told at once. Cancelled once more, it waits for nobody's answer.
         """
         self.draining = True
-        drain_s = self.settings.drain_s if drain_s is None else drain_s
         try:
             if self._server is not None:
                 self._server.close(close_connections=False)
-                connections = [cast(GatewayConnection, connection) for connection in self._server.connections]
-                if connections:
-                    _log.info("closing %d clients over %g s", len(connections), drain_s)
-                for connection in connections:
-                    self._dismiss(connection)
-                    await asyncio.sleep(drain_s / len(connections))
+            await self._drain(self.settings.drain_s if drain_s is None else drain_s)
         finally:
-            await self._close()
+            try:
+                await self._hear_last_words()
+            finally:
+                await self._release()
+
+    async def _drain(self, drain_s: float) -> None:
+        clients = [connection for connection in self._connections if connection.session is not None]
+        if clients:
+            _log.info("closing %d clients over %g s", len(clients), drain_s)
+        for n, connection in enumerate(clients):
+            if n > 0:
+                await asyncio.sleep(drain_s / len(clients))
+            self._dismiss(connection)
+
+    async def _hear_last_words(self) -> None:
+        """Dismiss all who are still there, and wait a little for them, and for those whom an answer is due."""
+        for connection in self._connections:
+            self._dismiss(connection)
+        due = [connection.connection_lost_waiter for connection in self._connections if connection.request is not None]
+        if due:
+            await asyncio.wait(due, timeout=LAST_WORDS_S)
 
     def _dismiss(self, connection: GatewayConnection) -> None:
         if connection.session is not None:
             connection.session.close(CloseCode.SERVICE_RESTART, f"service restart; {connection.session.how_to_go_on()}")
 
-    async def _close(self) -> None:
+    async def _release(self) -> None:
+        """Close and cut off all that there is."""
         for server in (self._server, self._internal):
             if server is not None:
                 server.close(close_connections=False)
-                # Whoever was told has this long to answer the close.
-                await asyncio.wait([asyncio.ensure_future(server.wait_closed())], timeout=LAST_WORDS_S)
-                for connection in server.all_connections:
-                    connection.transport.abort()
-                await server.wait_closed()
-        await self.hub.aclose()
+                for task in server.handler_tasks:
+                    task.cancel()
+        for connection in self._connections:
+            connection.transport.abort()
+        # It goes on to its end also where this is cancelled.
+        await asyncio.shield(self.hub.aclose())
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a request, or return None for a WebSocket to be opened."""
@@ -145,39 +172,59 @@ class Gateway:
         except InvalidInput as error:
             return answer_error(HTTPStatus.BAD_REQUEST, str(error))
         except LogUnavailable as error:
-            return answer_unavailable(error)
+            self._complain(error)
+            return answer_unavailable()
 
     async def _locate(self, connection: GatewayConnection, watch: Watch) -> None:
         connection.position = await self.hub.locate(watch.topic, watch.after, watch.history)
         connection.watch = watch
 
+    def _complain(self, error: LogUnavailable) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAIN_S:
+            self._complained_at = now
+            _log.warning("clients are refused: %s", error)
+
     def _process_response(self, connection: ServerConnection, request: Request, response: Response) -> None:
         """Say in the handshake where the client joins."""
+        if request.method == "HEAD":
+            response.body = b""
         position = cast(GatewayConnection, connection).position
         if position is not None and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            response.headers["Streamer-Log"] = position.log_id
+            cursor = position.cursor
+            response.headers["Streamer-Log"] = cursor.log_id
+            # Where there is no log yet, a bare index, which goes on in whatever log there will be.
+            response.headers["Streamer-Cursor"] = cursor.token if cursor.log_id else str(cursor.index)
             response.headers["Streamer-Head"] = str(position.head)
             response.headers["Streamer-History"] = "truncated" if position.truncated else "complete"
 
     async def _process_internal(self, connection: ServerConnection, request: Request) -> Response:
-        return await answer_internal(self, request)
+        return await answer_internal(self.hub, self.draining, request)
 
     async def _handle(self, connection: ServerConnection) -> None:
         """Serve a WebSocket until it is closed."""
         connection = cast(GatewayConnection, connection)
         assert connection.watch is not None
         began = time.monotonic()
-        session = connection.session = Session(connection, connection.watch.topic, self.settings.hub.max_lag)
+        session = connection.session = Session(connection, connection.watch.topic, self.settings.hub.stall_s)
         try:
-            await self.hub.join(session, connection.position)
-            connection.release_held()
+            await self._join(session, connection.position)
+            if self.draining:
+                self._dismiss(connection)
             await connection.recv()
             session.close(CloseCode.UNSUPPORTED_DATA, "this endpoint only sends: it takes no messages from clients")
-            await connection.wait_closed()
+            while True:
+                # The answer to the close stands behind whatever else the client sends.
+                await connection.recv()
         except ConnectionClosed:
             pass
-        except LogUnavailable as error:
-            await connection.close(TRY_AGAIN_LATER, str(error)[:120])
         finally:
             session.end()
             _log.debug("%s was watched for %.1f s", session.topic, time.monotonic() - began)
+
+    async def _join(self, session: Session, position: Position | None) -> None:
+        try:
+            await self.hub.join(session, position)
+        except LogUnavailable as error:
+            self._complain(error)
+            session.close(CloseCode.TRY_AGAIN_LATER, UNAVAILABLE)

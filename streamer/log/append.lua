@@ -7,6 +7,7 @@
 --       4 records to keep in each list               then the name of each slot's job, as in its key
 --       then, per entry: its slot (0 for no job), its packed tail
 -- Gives {log id, epoch, next index, writer's last sequence number before, entries appended}
+-- Fails, and has written nothing of the batch, where a right or memory is missing or a key is of another type.
 
 local log, all, writer, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first, publish, keep = tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -14,7 +15,7 @@ local job_ttl, writer_ttl, slots = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local entries = 7 + slots -- entry number i is ARGV[entries + 2 * i - 1] and the one behind it
 local count = (#ARGV - entries) / 2
 
-local char, floor, sub = string.char, math.floor, string.sub
+local char, floor = string.char, math.floor
 
 -- The fixed-width header that streamer/core/records.py describes.
 local function uint32(n)
@@ -28,13 +29,6 @@ local function header(epoch, index, previous)
   return char(150, 206) .. uint32(epoch) .. char(207) .. uint64(index) .. char(211)
     .. (previous < 0 and NONE or uint64(previous))
 end
-local function index_of(record)
-  local n = 0
-  for i = 8, 15 do
-    n = n * 256 + string.byte(record, i)
-  end
-  return n
-end
 
 local function push(key, records)
   -- unpack() is bounded by Lua's C stack, at about 8,000 values.
@@ -44,84 +38,110 @@ local function push(key, records)
   redis.call('LTRIM', key, '-' .. keep, -1)
 end
 
+local function list_of(job)
+  return string.sub(all, 1, -4) .. 'job:' .. job -- without 'all'
+end
+
 local seen = tonumber(redis.call('GET', writer) or '0')
 local known = redis.call('HMGET', log, 'id', 'epoch', 'next', 'run', 'epochs')
-local id, epoch, next_index, run, epochs = known[1], tonumber(known[2] or 0), tonumber(known[3] or 0), known[4], known[5]
+local id, epoch, next_index = known[1], tonumber(known[2] or 0), tonumber(known[3] or 0)
+local run, epochs = known[4], known[5]
 
 local appended = count - math.max(0, math.min(count, seen - first + 1))
 if appended == 0 then
   return {id or '', epoch, next_index, seen, 0}
 end
 
+-- Without INFO one master cannot be told from another. fakeredis, which has none, is only ever one server.
+local info = redis.pcall('INFO', 'server')
+local refused = type(info) == 'table' and tostring(info.err) -- fakeredis's is no text
+if refused and not string.find(refused, '[uU]nknown %a* ?command') then
+  return redis.error_reply('NOPERM to append to a log, the user needs the right to run INFO: ' .. refused)
+end
+local server = not refused and string.match(info, 'run_id:(%w+)') or 'unknown'
+
+-- A key of another type, a missing right and a lack of memory fail here, where nothing is written yet, and not half-way.
+-- These add nothing: no job's name is empty. ZADD is first, since Redis asks only the first write whether it needs memory.
+redis.call('ZADD', jobs, 'XX', 0, '')
+redis.call('LTRIM', all, '-' .. keep, -1)
+redis.call('EXPIRE', writer, writer_ttl)
+
 if not id then
-  local base = sub(all, 1, -4) -- without 'all'
   for _, job in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
-    redis.call('DEL', base .. 'job:' .. job)
+    redis.call('DEL', list_of(job))
   end
   redis.call('DEL', all, jobs)
   id, epoch, next_index, run, epochs = ARGV[1], 0, 0, '', ''
 end
 
--- fakeredis has no INFO: its one server then counts as always the same.
-local info = redis.pcall('INFO', 'server')
-local server = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or 'unknown'
-if epoch == 0 or server ~= run then
-  epoch = epoch + 1
-  epochs = epochs .. epoch .. ':' .. next_index .. ','
+if epoch == 0 then
+  epoch = 1
+elseif server ~= run then
+  -- Two servers that both go on from this state must not call their epochs the same.
+  epoch = math.max(epoch + 1, tonumber(redis.call('TIME')[1]))
+end
+if server ~= run then
+  epochs = epochs .. string.format('%.0f:%.0f,', epoch, next_index) -- .. alone would write 1e+14
   local _, kept = string.gsub(epochs, ',', ',')
   if kept > 64 then
     epochs = string.match(epochs, '^[^,]*,(.*)$')
   end
 end
 
-local now = redis.call('TIME')
-local now_ms = now[1] * 1000 + floor(now[2] / 1000)
-local previous, by_slot = {}, {}
-for slot = 1, slots do
-  by_slot[slot] = {}
-end
-
-local records = {}
+local records, by_slot, touched = {}, {}, {}
 for i = count - appended + 1, count do
   local slot = tonumber(ARGV[entries + 2 * i - 1])
-  local before = -1
+  local own, before = by_slot[slot], -1
   if slot > 0 then
-    before = previous[slot]
-    if not before then
-      -- A list whose job is not known is left over from a log that was lost.
-      if redis.call('ZADD', jobs, now_ms, ARGV[7 + slot]) == 1 then
-        redis.call('DEL', KEYS[4 + slot])
+    if not own then
+      own = {key = KEYS[4 + slot], job = ARGV[7 + slot], last = -1}
+      by_slot[slot], touched[#touched + 1] = own, own
+      local score = redis.call('ZSCORE', jobs, own.job)
+      if score then
+        own.last = tonumber(score)
+        redis.call('LLEN', own.key) -- as above
+      else
+        redis.call('DEL', own.key) -- what is there, if anything, is left over from a lost log
       end
-      local last = redis.call('LINDEX', KEYS[4 + slot], -1)
-      before = last and index_of(last) or -1
     end
-    previous[slot] = next_index
+    before, own.last = own.last, next_index
   end
   local record = header(epoch, next_index, before) .. ARGV[entries + 2 * i]
   records[#records + 1] = record
-  if slot > 0 then
-    local own = by_slot[slot]
+  if own then
     own[#own + 1] = record
   end
   next_index = next_index + 1
 end
 
-local greeting = char(160 + #id) .. id -- the log's id as msgpack text
 push(all, records)
-redis.call(publish, all, greeting .. table.concat(records))
-for slot = 1, slots do
-  if #by_slot[slot] > 0 then
-    local key = KEYS[4 + slot]
-    push(key, by_slot[slot])
-    if job_ttl > 0 then
-      redis.call('EXPIRE', key, job_ttl)
-    end
-    redis.call(publish, key, greeting .. table.concat(by_slot[slot]))
+for _, own in ipairs(touched) do
+  push(own.key, own)
+  if job_ttl > 0 then
+    redis.call('EXPIRE', own.key, job_ttl)
+  else
+    redis.call('PERSIST', own.key)
+  end
+  redis.call('ZADD', jobs, own.last, own.job)
+end
+
+-- A job whose list has expired is remembered for as long as whoever follows it may come back with a cursor: what it
+-- missed is told from the job's last index. The jobs that idle longest are the first to go.
+local oldest = next_index - redis.call('LLEN', all)
+local lowest = redis.call('ZRANGE', jobs, 0, 1, 'WITHSCORES')
+for i = 1, #lowest, 2 do
+  if tonumber(lowest[i + 1]) < oldest and redis.call('EXISTS', list_of(lowest[i])) == 0 then
+    redis.call('ZREM', jobs, lowest[i])
   end
 end
-if job_ttl > 0 then
-  redis.call('ZREMRANGEBYSCORE', jobs, '-inf', now_ms - job_ttl * 1000)
-end
+
 redis.call('HSET', log, 'id', id, 'epoch', epoch, 'next', next_index, 'run', server, 'epochs', epochs)
 redis.call('SET', writer, first + count - 1, 'EX', writer_ttl)
+
+-- Last and by pcall: publishing is but a hint, and must not fail what is written.
+local greeting = char(160 + #id) .. id -- the log's id as msgpack text
+redis.pcall(publish, all, greeting .. table.concat(records))
+for _, own in ipairs(touched) do
+  redis.pcall(publish, own.key, greeting .. table.concat(own))
+end
 return {id, epoch, next_index, seen, appended}

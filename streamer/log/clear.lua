@@ -8,13 +8,19 @@ local log, all, jobs = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('EXISTS', log) == 0 then
   return 0
 end
-local message = string.char(160 + #ARGV[1]) .. ARGV[1] -- a new log's id and no records
-local base = string.sub(all, 1, -4) -- without 'all'
+local lists = {all}
 for _, job in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
-  redis.call('DEL', base .. 'job:' .. job)
-  redis.call(ARGV[2], base .. 'job:' .. job, message)
+  lists[#lists + 1] = string.sub(all, 1, -4) .. 'job:' .. job -- without 'all'
 end
-redis.call('DEL', all, jobs)
+for _, list in ipairs(lists) do
+  redis.call('DEL', list)
+end
+redis.call('DEL', jobs)
 redis.call('HSET', log, 'id', ARGV[1], 'epoch', 1, 'next', 0, 'epochs', '1:0,')
-redis.call(ARGV[2], all, message)
+
+-- Last and by pcall: publishing is but a hint, and must not fail what is written.
+local message = string.char(160 + #ARGV[1]) .. ARGV[1] -- a new log's id and no records
+for _, list in ipairs(lists) do
+  redis.pcall(ARGV[2], list, message)
+end
 return 1

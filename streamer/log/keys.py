@@ -45,7 +45,7 @@ class Keys:
         return f"{self._node(topic.node)}{'all' if topic.job is None else 'job:' + escape(topic.job)}"
 
     def jobs(self, node: str) -> str:
-        """A sorted set: the escaped names of the node's jobs by the time of their last update, ms."""
+        """A sorted set: the escaped names of the node's jobs by the index of their last update, kept or not."""
         return f"{self._node(node)}jobs"
 
     def writer(self, node: str, writer: str) -> str:

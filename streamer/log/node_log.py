@@ -59,13 +59,21 @@ class NodeLog:
         return parse_page(topic, self._run("read", read_request(self._keys, topic, cursor, limit)))
 
     def read_all(self, job: str | None) -> list[Update]:
-        """Read everything that is kept of the node, or of a job, page by page."""
+        """Read everything that is kept of the node, or of a job, page by page, up to the head of the moment."""
         updates: list[Update] = []
-        cursor = START
-        while (page := self.read(job, cursor)).updates:
-            updates += page.updates
+        cursor, head = START, -1
+        while True:
+            page = self.read(job, cursor)
+            if page.reset or page.start < cursor.index:
+                # The log was started anew, or lost its tail, meanwhile.
+                updates, cursor = [], START
+                continue
+            if cursor == START:
+                head = page.head  # a running publisher is not to be chased
+            updates += [update for update in page.updates if update.index <= head]
+            if not page.more or page.updates[-1].index >= head:
+                return updates
             cursor = page.updates[-1].cursor(page.log_id)
-        return updates
 
     def clear(self) -> None:
         """Start the log anew, under a new id, and tell those who watch."""

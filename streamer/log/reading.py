@@ -10,7 +10,7 @@ from streamer.core.records import index_of, unpack_records
 from streamer.log.connecting import answering, connect_async
 from streamer.log.fleet import JobSummary, Summary
 from streamer.log.keys import Keys, unescape
-from streamer.log.scripts import PAGE_RECORDS, Page, parse_page, read_request, source
+from streamer.log.scripts import PAGE_RECORDS, Page, damage_as_error, parse_page, read_request, source
 
 MOST_JOBS = 1000
 """How many jobs of a node are listed, the latest first."""
@@ -19,8 +19,8 @@ MOST_JOBS = 1000
 class Reader:
     """Reads the logs of nodes; for one event loop.
 
-    Every method may be cancelled, and raises LogUnavailable where Redis does not answer in time or answers with an
-    error. Raises InvalidSetting where the URL is none that we know.
+    Every method may be cancelled, and raises LogUnavailable where Redis does not answer in time, answers with an error,
+    or holds what cannot be read. Raises InvalidSetting where the URL is none that we know.
     """
 
     def __init__(self, url: str, keys: Keys) -> None:
@@ -35,33 +35,36 @@ class Reader:
             reply: Any = await self._read(request.keys, request.args)
         return parse_page(topic, reply)
 
-    async def before_last(self, topic: Topic, count: int) -> int:
-        """The index behind which the last ``count`` records of a topic stand, -1 where there are no more than that."""
+    async def before_last(self, topic: Topic, count: int) -> int | None:
+        """The index behind which the last ``count`` records of a topic stand, None where no more are kept."""
         async with answering(self._url):
             record: Any = await self._redis.lindex(self._keys.records(topic), -count - 1)
-        return -1 if record is None else index_of(record)
+        return None if record is None else index_of(record)
 
     async def nodes(self) -> dict[str, Summary]:
         """Every node that has ever reported, with its summary, by name."""
         async with answering(self._url):
             fleet: Any = await self._redis.hgetall(self._keys.fleet)
-        return {node.decode(): Summary.unpack(summary) for node, summary in sorted(fleet.items())}
+        with damage_as_error("the list of nodes"):
+            return {node.decode(): Summary.unpack(summary) for node, summary in sorted(fleet.items())}
 
     async def jobs(self, node: str) -> list[JobSummary]:
-        """The node's jobs, the one last updated first."""
+        """The node's jobs whose lists are kept, the one last updated first."""
         async with answering(self._url):
             latest: Any = await self._redis.zrevrange(self._keys.jobs(node), 0, MOST_JOBS - 1)
-            names = [unescape(name.decode()) for name in latest]
+            with damage_as_error(f"the list of the jobs of {node}"):
+                names = [unescape(name.decode()) for name in latest]
             pipeline = self._redis.pipeline(transaction=False)
             for name in names:
                 pipeline.lindex(self._keys.records(Topic(node, name)), -1)
             records: list[Any] = await pipeline.execute() if names else []
-        return [
-            JobSummary(name, last.timestamp, last.status, last.index)
-            for name, record in zip(names, records, strict=True)
-            if record is not None
-            for last in unpack_records(record)
-        ]
+        jobs = []
+        for name, record in zip(names, records, strict=True):
+            if record is not None:
+                with damage_as_error(f"the log of {Topic(node, name)}"):
+                    [last] = unpack_records(record)
+                jobs.append(JobSummary(name, last.timestamp, last.status, last.index))
+        return jobs
 
     async def ping(self) -> None:
         """Return once Redis has answered."""

@@ -6,6 +6,8 @@ Both kinds of client, blocking and asyncio, call them by these requests and read
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -23,9 +25,15 @@ PAGE_RECORDS = 500
 PAGE_BYTES = 1 << 20
 
 
+# Read on import: see the end of connecting.
+_SOURCES = {
+    name: (files(__package__) / f"{name}.lua").read_text(encoding="utf-8") for name in ("append", "clear", "read")
+}
+
+
 def source(name: str) -> str:
     """The text of a script of this room."""
-    return (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
+    return _SOURCES[name]
 
 
 def new_id() -> str:
@@ -60,9 +68,10 @@ class Appended(NamedTuple):
 class Page(NamedTuple):
     """A read's answer: the records behind a cursor, as many as one page takes.
 
-    ``reset`` says that the cursor is of another log; then there are no records. ``start`` is the index from which the
-    page follows: the cursor's, or less where the log lost its tail with its master. ``missing`` is the first and the
-    last index between ``start`` and the page that are no longer kept, if any. ``more`` says how many records follow the
+    ``reset`` says that the cursor is of another log, or of an epoch so old that its end is forgotten; then there are no
+    records. ``start`` is the index from which the page follows: the cursor's, or less where the log lost its tail with
+    its master. ``missing`` is the first and the last index between ``start`` and the page that are no longer kept, if
+    any; an empty page may have it, too, where the whole list has expired. ``more`` says how many records follow the
     page. ``head`` is the node's last index.
     """
 
@@ -106,32 +115,43 @@ def append_request(keys: Keys, node: str, writer: str, batch: Batch, retention: 
 
 
 def parse_appended(reply: Any) -> Appended:
-    """Read append.lua's answer."""
-    log_id, *numbers = reply
-    return Appended(log_id.decode(), *numbers)
+    """Read append.lua's answer. Raises LogUnavailable where it is none."""
+    try:
+        log_id, *numbers = reply
+        return Appended(log_id.decode(), *numbers)
+    except (TypeError, AttributeError) as error:
+        raise LogUnavailable(f"Redis answered an append with {reply!r:.80}") from error
 
 
 def read_request(keys: Keys, topic: Topic, cursor: Cursor, limit: int) -> Request:
     """The call of read.lua for a page of a topic."""
     return Request(
-        [keys.log(topic.node), keys.records(topic)],
-        [cursor.log_id, cursor.epoch, cursor.index, limit, PAGE_BYTES, int(topic.job is not None)],
+        [keys.log(topic.node), keys.records(topic), keys.jobs(topic.node)],
+        [cursor.log_id, cursor.epoch, cursor.index, limit, PAGE_BYTES, escape(topic.job or "")],
     )
 
 
 def parse_page(topic: Topic, reply: Any) -> Page:
     """Read read.lua's answer. Raises LogUnavailable where the list holds what is no record."""
-    log_id, epoch, head, reset, start, records, more = reply
-    try:
+    log_id, epoch, head, reset, start, records, more, last = reply
+    with damage_as_error(f"the log of {topic}"):
         updates = unpack_records(b"".join(records))
-    except ValueError as error:
-        raise LogUnavailable(f"the log of {topic} is damaged: {error}") from error
-    missing = None
     if updates:
         before = updates[0].index - 1 if topic.job is None else updates[0].previous
-        if before > start:
-            missing = (start + 1, before)
+    else:
+        # Where none follow, those up to the last have expired; else none were asked for.
+        before = start if more else last
+    missing = (start + 1, before) if before > start else None
     return Page(log_id.decode(), epoch, head, bool(reset), start, updates, more, missing)
+
+
+@contextmanager
+def damage_as_error(what: str) -> Iterator[None]:
+    """Turn errors of decoding into LogUnavailable, with a sentence that names what cannot be read."""
+    try:
+        yield
+    except ValueError as error:
+        raise LogUnavailable(f"{what} is damaged: {error}") from error
 
 
 def clear_request(keys: Keys, node: str) -> Request:

@@ -111,20 +111,18 @@ class WindowAgainstAList(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 12))
     def rewind(self, back: int) -> None:
-        self.head = max(-1, self.head - back)
-        self.window.rewind(self.head)
-        self.held = [one for one in self.held if one.index <= self.head]
-        self.start = min(self.start, self.head)
+        following = update(self.head + 1, self.head, self.epoch)
         self.epoch += 1
-        if self.held:
-            # What follows is of a newer epoch, which the window learns from the log.
-            following = self._next(0, 0)
-            assert self.window.check(LOG, following) is Outcome.RESET
-            self.window.extend([following])
-            self.held.append(following)
-            self.head = following.index
-        else:
-            self.epoch = self.window.cursor.epoch
+        self.start = self.head = max(-1, self.head - back)
+        self.window.rewind(self.epoch, self.head)
+        self.held = []
+        if following.index > self.head:
+            assert self.window.check(LOG, following) is Outcome.DUPLICATE, "it is of an epoch that was left"
+
+    @rule()
+    def confirm_a_newer_epoch(self) -> None:
+        self.epoch += 1
+        self.window.confirm(self.epoch)
 
     @rule(start=st.integers(-1, 20))
     def restart(self, start: int) -> None:
@@ -132,11 +130,11 @@ class WindowAgainstAList(RuleBasedStateMachine):
 
     @rule()
     def forget_oldest(self) -> None:
-        held = len(self.held)
         self._forgotten()
-        assert self.window.forget_oldest() == (self._forgotten() > 0)
-        self._forgotten()
-        assert len(self.held) >= min(held, 1), "the newest stays"
+        held = bool(self.held)
+        assert self.window.forget_oldest() is held
+        assert (self._forgotten() > 0) is held
+        assert self.window.forgot or not held
 
     def _forgotten(self) -> int:
         """Follow the window in what it has forgotten; return how many records that were."""
@@ -274,26 +272,36 @@ def test_what_was_forgotten_is_left_out_of_what_follows_an_index_before_it() -> 
     assert data == frames(*range(window.start + 1, 20))
 
 
-def test_the_newest_block_stays_however_small_the_bound() -> None:
+def test_of_what_comes_the_newest_block_stays_however_small_the_bound() -> None:
     window = make(0, 1, 2, limit_bytes=1)
-    assert window.cursor.index == 2
-    assert not window.forget_oldest()
     assert window.after(window.start) is not None
+    assert window.cursor.index == 2
 
 
-def test_rewinding_drops_what_came_after_and_goes_on_from_there() -> None:
-    window = make(*range(12))
-    window.rewind(6)
-    assert window.cursor == Cursor(LOG, 1, 6)
-    assert window.check(LOG, update(7, epoch=1)) is Outcome.APPENDED
-    window.extend([update(7, epoch=2)])
-    data = b"".join(chunk.data for chunk in chunks(window, -1))
-    assert data == frames(*range(7)) + frames(7, epoch=2)
-
-
-def test_rewinding_behind_the_start_leaves_nothing_and_starts_there() -> None:
-    window = make(*range(20), limit_bytes=100)
-    window.rewind(2)
+def test_a_window_may_be_made_to_forget_all_and_goes_on_from_its_head() -> None:
+    window = make(0, 1, 2)
+    while window.forget_oldest():
+        pass
     assert (window.start, window.cursor.index, window.size_bytes) == (2, 2, 0)
     assert window.after(-1) is None
+    assert window.offer(LOG, update(3))[0] is Outcome.APPENDED
+    assert window.after(2) == Chunk(frames(3), 3)
+
+
+def test_a_window_knows_whether_it_has_forgotten_anything_since_its_start() -> None:
+    window = make(0, 1, 2)
+    assert not window.forgot
+    window.rewind(2, 1)
+    assert window.forgot
+    window.restart(LOG, 2, 1)
+    assert not window.forgot
+
+
+def test_rewinding_leaves_all_that_came_before_to_the_log() -> None:
+    window = make(*range(12))
+    window.rewind(2, 6)
+    assert (window.cursor, window.start, window.size_bytes) == (Cursor(LOG, 2, 6), 6, 0)
+    assert window.after(-1) is None
     assert window.before_last(1) is None
+    window.extend([update(7, epoch=2)])
+    assert window.after(6) == Chunk(frames(7, epoch=2), 7)

@@ -6,7 +6,8 @@ import click
 import pytest
 
 from tests.commands import run
-from workers.cli import cli
+from tests.workers.shells import run_interrupted_at
+from workers.commands import cli
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -31,3 +32,37 @@ def test_a_setting_is_the_same_variable_in_every_command() -> None:
 
 def test_the_version_is_told() -> None:
     assert run("--version").stdout.startswith("streamer, version ")
+
+
+def test_each_command_is_told_in_a_line() -> None:
+    listed = run("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == sorted(cli.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
+
+
+@pytest.mark.parametrize("module", ["click", "redis", "structlog", "workers.watch"])
+def test_ctrl_c_while_it_starts_ends_it_without_a_traceback(module: str) -> None:
+    done = run_interrupted_at(module, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["publish", "n", "s", "--timeout-s", "nan"], "'--timeout-s'"),
+        (["publish", "n", "s", "--timeout-s", "-1"], "'--timeout-s'"),
+        (["publish", "n", "s", "--timeout-s", "inf"], "'--timeout-s'"),
+        (["publish", "n", "s", "--prefix", ""], "'--prefix'"),
+        (["publish", "n", "s", "--exit-flush-s", "1"], "--exit-flush-s"),
+        (["node", "n", "--job", "j", "--exit-flush-s", "nan", "--", "true"], "'--exit-flush-s'"),
+        (["gateway", "--check-s", "0"], "'--check-s'"),
+        (["gateway", "--check-s", "nan"], "'--check-s'"),
+        (["gateway", "--ping-s", "0"], "'--ping-s'"),
+        (["gateway", "--prefix", ""], "'--prefix'"),
+    ],
+)
+def test_settings_that_cannot_work_are_wrong_usage(arguments: list[str], says: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from tests.commands import run, updates
 from tests.servers import RedisServer
+from tests.workers.shells import run_in_shell
 
 
 def test_fields_that_are_json_are_values_and_others_are_text(valkey: RedisServer, node: str) -> None:
@@ -76,6 +77,39 @@ def test_a_line_that_is_no_update_ends_it_and_those_before_are_published(
     assert [update.status for update in updates(valkey.url, node)] == ["first"]
 
 
+def test_one_update_is_one(valkey: RedisServer, node: str) -> None:
+    done = run("publish", node, "-", redis_url=valkey.url, input='{"status": "s"}')
+    assert done.stderr == "streamer: 1 update published\n"
+
+
+@pytest.mark.parametrize("line", [r'{"status": "\377"}', '{"status": "s", "a": %s}'])
+def test_a_line_that_no_decoder_takes_is_no_json(node: str, line: str) -> None:
+    done = run_in_shell(f"""printf '{line}\n' "$DEEP" | "$@" """, "publish", node, "-", DEEP="[" * 100_000)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(b"Error: line 1 is no JSON: ")
+
+
+@pytest.mark.parametrize("field", [b"a=\xff", b"a=" + b"[" * 100_000, b"a=" + b"[" * 500 + b"]" * 500])
+def test_a_field_that_cannot_be_stored_gets_a_sentence(node: str, field: bytes) -> None:
+    done = run_in_shell('exec "$@"', "publish", node, "s", field)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"Error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_with_standard_input_closed_it_says_so(node: str) -> None:
+    done = run_in_shell('exec "$@" <&-', "publish", node, "-")
+    assert done.returncode == 2
+    assert b"which is closed" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["hello"], ["-"]])
+def test_what_is_lost_is_said_once(node: str, arguments: list[str]) -> None:
+    done = run("publish", node, *arguments, "--timeout-s", "0.3", input='{"status": "s"}\n')
+    assert done.stderr.count("not acknowledged") == 1
+    assert "{" not in done.stderr
+
+
 def test_with_redis_down_it_fails_within_its_time_and_says_why(node: str) -> None:
     done = run("publish", node, "hello", "--timeout-s", "0.3")
     assert done.returncode == 1
@@ -92,11 +126,11 @@ def test_with_redis_down_it_fails_within_its_time_and_says_why(node: str) -> Non
         (["n", "-", "a=b"], "leave out KEY=VALUE"),
         (["n", "s", "--job", "all"], "cannot be 'all'"),
         (["n", "s", "--redis-url", "http://h"], "redis://"),
-        (["n", "s", "--retention-records", "0"], "retention_records must be 1 or more"),
+        (["n", "s", "--retention-records", "0"], "retention_records must be a whole number from 1"),
     ],
 )
 def test_wrong_arguments_get_a_sentence_that_says_what_is_wrong(arguments: list[str], says: str) -> None:
     done = run("publish", *arguments)
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr

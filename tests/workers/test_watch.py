@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from streamer import NodeSettings
+from streamer.core.messages import PlainMessage
 from streamer.state_streamer import StateStreamer
 from tests.commands import DEADLINE_S, first_line, run, running
 from tests.gateways import GatewayProcess
 from tests.servers import RedisServer
+from tests.workers.shells import run_in_shell, running_at_terminal
+from workers.update_lines import UpdateLines, plain
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +121,87 @@ def test_a_reader_that_leaves_ends_it_quietly(gateway: GatewayProcess, streamer:
         assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_leaves_ends_it_though_no_update_comes(
+    gateway: GatewayProcess, streamer: StateStreamer, options: list[str]
+) -> None:
+    streamer.update("one", {})
+    streamer.flush()
+    arguments = ["watch", streamer.node, "--gateway-url", gateway.url, *options]
+    with running(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        first_line(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(DEADLINE_S) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize(("where", "why"), [(">/dev/full", b"No space left"), (">&-", b"is closed")])
+def test_an_output_that_cannot_be_written_gets_a_sentence(
+    gateway: GatewayProcess, streamer: StateStreamer, where: str, why: bytes, options: list[str]
+) -> None:
+    streamer.update("one", {})
+    streamer.flush()
+    done = run_in_shell(f'exec "$@" {where}', "watch", streamer.node, "--gateway-url", gateway.url, *options)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(b"Error: the updates cannot be shown: ")
+    assert why in line
+
+
+def test_a_terminal_without_the_characters_gets_others(gateway: GatewayProcess, streamer: StateStreamer) -> None:
+    streamer.update("päng", {"text": "日本"})
+    streamer.flush()
+    arguments = ["watch", streamer.node, "--gateway-url", gateway.url]
+    done = run_in_shell('"$@" | head -n 1', *arguments, PYTHONIOENCODING="ascii")
+    assert b"p?ng" in done.stdout
+    assert b"text=??" in done.stdout
+    assert done.stderr == b""
+
+
+def test_whoever_sits_at_a_terminal_is_told_that_nothing_comes(gateway: GatewayProcess, node: str) -> None:
+    with running_at_terminal("watch", node, "--gateway-url", gateway.url) as terminal:
+        assert os.read(terminal, 1000) == b"streamer: no updates yet\r\n"
+
+
+def _shown(*messages: PlainMessage) -> list[str]:
+    out = io.StringIO()
+    lines = UpdateLines(out)
+    for message in messages:
+        lines.show(message)
+    return out.getvalue().splitlines()
+
+
+def _message(status: str, timestamp: int) -> PlainMessage:
+    return PlainMessage(status, {"k": 1}, timestamp, 0, -1, "")
+
+
+def test_the_date_is_told_where_the_day_changes() -> None:
+    now, day = time.time_ns() // 1_000_000, 86_400_000
+    lines = _shown(*[_message("s", timestamp) for timestamp in (now, now, now - 3 * day, now - 3 * day, now)])
+    assert ["k=1" in line for line in lines] == [True, True, False, True, True, False, True]
+    assert time.strftime("%Y-%m-%d", time.localtime(now / 1000)) in lines[-2]
+
+
+def test_columns_are_counted_in_cells() -> None:
+    wide, narrow = _shown(_message("日本", 0), _message("abcd", 0))[1:]
+    assert wide.index("k=") + len("日本") == narrow.index("k=")
+
+
+def test_emoji_of_several_parts_stay_whole_and_nothing_else_that_is_invisible() -> None:
+    family = "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}"
+    assert plain(family) == family
+    for character in "\x1b\x00\n\u202e\u2066\u200f\u061c\u2028\x85":
+        assert plain(character) == "\N{REPLACEMENT CHARACTER}"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--after", "x"], "is no cursor"),
-        (["--history", "some"], "`history` is all, none"),
+        (["--history", "some"], "is none of all, none"),
         (["--after", "1", "--history", "2"], "either --after or --history"),
         (["--job", "all"], "cannot be 'all'"),
         (["--gateway-url", "nonsense"], "no URL of a gateway"),
@@ -127,6 +209,6 @@ def test_a_reader_that_leaves_ends_it_quietly(gateway: GatewayProcess, streamer:
 )
 def test_wrong_arguments_get_a_sentence(gateway: GatewayProcess, options: list[str], says: str) -> None:
     done = run("watch", "n", "--gateway-url", gateway.url, *options)
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr

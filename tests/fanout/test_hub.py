@@ -1,0 +1,193 @@
+"""The hub and its sessions: how feeds are shared, kept, bounded and let go of, and how a session ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import pytest
+
+from streamer.core.cursor import Cursor
+from streamer.core.errors import InvalidSetting, LogUnavailable
+from streamer.core.names import Topic
+from streamer.fanout.hub import HubSettings
+from streamer.fanout.session import CLOSE_S, TOO_SLOW, Session
+from streamer.log.scripts import PAGE_RECORDS
+from tests.fanout.fakes import FakeConnection, Gateway, StillLoop
+from tests.fanout.model_log import ModelLog
+
+SETTINGS = HubSettings(linger_s=3, check_s=5, open_timeout_s=5, stall_s=30)
+NODE = Topic("n")
+
+
+@dataclass
+class Client:
+    """Takes whatever comes."""
+
+    data: bytes = b""
+    ends: list[tuple[int, str]] = field(default_factory=list)
+
+    def receive(self, data: bytes) -> None:
+        self.data += data
+
+    def closed(self, code: int, reason: str) -> None:
+        self.ends.append((code, reason))
+
+
+class House:
+    """A log, a gateway, and who has joined there."""
+
+    def __init__(self, loop: StillLoop) -> None:
+        self.loop, self.log = loop, ModelLog(keep=1000)
+        self.use(SETTINGS)
+
+    def use(self, settings: HubSettings) -> None:
+        self.gateway = Gateway(self.loop, self.log, settings)
+        self.hub, self.redis = self.gateway.hub, self.gateway.redis
+
+    def append(self, job: str | None, count: int) -> None:
+        for channel_job, message in self.log.append([job] * count).items():
+            channel = "streamer:{n}:" + ("all" if channel_job is None else f"job:{channel_job}")
+            self.redis.publish(channel, message)
+
+    def join(self, topic: Topic = NODE) -> tuple[Session, FakeConnection, asyncio.Task[None]]:
+        connection = FakeConnection(self.loop, Client())
+        session = Session(cast(Any, connection), topic, self.hub.settings.stall_s)
+        return session, connection, self.loop.create_task(self.hub.join(session))
+
+    def settle(self) -> None:
+        self.gateway.settle(rounds=4, most=PAGE_RECORDS)
+
+    def pass_time(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.loop.now += 1
+            self.loop.turn(40)
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    loop = StillLoop()
+    house = House(loop)
+    yield house
+    loop.run_until_complete(house.hub.aclose())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.turn(40)
+    loop.close()
+
+
+def client_of(connection: FakeConnection) -> Client:
+    return cast(Client, connection.client)
+
+
+def test_a_herd_that_joins_at_once_costs_one_read_and_one_subscription(house: House) -> None:
+    house.append(None, 20)
+    joined = [house.join() for _ in range(50)]
+    house.settle()
+    assert house.redis.reads == 1
+    assert len(house.redis.subscriptions) == 1
+    assert {client_of(connection).data.count(b'"index":') for _, connection, _ in joined} == {20}
+    assert house.hub.statistics().live == 50
+
+
+def test_a_feed_outlives_its_last_watcher_for_those_who_come_back(house: House) -> None:
+    _, connection, _ = house.join()
+    house.settle()
+    [subscription] = house.redis.subscriptions.values()
+    connection.break_off()
+    house.pass_time(2)
+    house.join()
+    house.settle()
+    house.pass_time(10)
+    assert list(house.redis.subscriptions.values()) == [subscription]
+
+
+def test_a_topic_that_nobody_watches_any_more_is_unsubscribed(house: House) -> None:
+    _, connection, _ = house.join()
+    house.settle()
+    connection.break_off()
+    house.pass_time(5)
+    assert not house.redis.subscriptions
+    assert house.hub.statistics().feeds == 0
+
+
+def test_whoever_joins_while_redis_does_not_answer_is_told_so_in_time(house: House) -> None:
+    _, _, joining = house.join()
+    house.pass_time(6)
+    with pytest.raises(LogUnavailable, match="did not answer within 5 s"):
+        joining.result()
+
+
+def test_whoever_comes_when_redis_answers_again_joins(house: House) -> None:
+    house.append(None, 1)
+    house.join()
+    house.pass_time(20)
+    house.settle()
+    _, connection, _ = house.join()
+    house.settle()
+    assert client_of(connection).data.count(b'"index":') == 1
+
+
+def test_those_joined_least_recently_give_up_their_records_first_and_all_still_get_everything(house: House) -> None:
+    house.use(replace(SETTINGS, memory_bytes=100_000))
+    jobs = [f"job-{n}" for n in range(4)]
+    for job in jobs:
+        house.append(job, 400)
+    for job in jobs:
+        house.join(Topic("n", job))
+        house.settle()
+        house.loop.now += 0.1
+    whole = house.hub.statistics().feed_bytes
+    house.pass_time(2)
+    assert whole > 100_000 >= house.hub.statistics().feed_bytes
+    reads = house.redis.reads
+    late = [house.join(Topic("n", job)) for job in reversed(jobs)]
+    house.settle()
+    assert [client_of(connection).data.count(b'"index":') for _, connection, _ in late] == [400] * 4
+    assert house.redis.reads > reads, "those that had given up their records read them again"
+
+
+def test_a_connection_that_takes_nothing_is_closed_told_where_to_go_on_and_cut_off(house: House) -> None:
+    house.append(None, 1)
+    session, connection, _ = house.join()
+    house.settle()
+    connection.stall()
+    house.append(None, 3)
+    house.settle()
+    assert (session.index, house.hub.statistics().behind) == (0, 1)
+    connection.answers_close = False
+    house.pass_time(31)
+    [(code, reason)] = client_of(connection).ends
+    assert code == TOO_SLOW
+    assert Cursor.parse(reason.partition("after=")[2]) == Cursor(house.log.log_id, 1, 0)
+    assert not connection.aborted
+    house.pass_time(int(CLOSE_S) + 1)
+    assert connection.aborted
+
+
+def test_a_session_that_has_ended_does_not_join(house: House) -> None:
+    ended: list[Session] = []
+    session, connection, joining = house.join()
+    session.on_end = ended.append
+    session.end()
+    session.end()
+    house.settle()
+    joining.result()
+    house.append(None, 1)
+    house.settle()
+    assert (client_of(connection).data, house.hub.statistics().live, ended) == (b"", 0, [session])
+
+
+@pytest.mark.parametrize("name", ["linger_s", "check_s", "feed_bytes", "memory_bytes", "open_timeout_s", "stall_s"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_a_setting_out_of_range_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(InvalidSetting, match=f"^{name} must be"):
+        replace(SETTINGS, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["check_s", "open_timeout_s", "stall_s"])
+def test_what_would_never_wait_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"^{name} must be more than 0"):
+        replace(SETTINGS, **{name: 0})

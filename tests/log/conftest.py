@@ -1,0 +1,59 @@
+"""Fixtures of the log's tests."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+import redis
+
+from streamer.log.keys import Keys
+from streamer.log.node_log import NodeLog
+from streamer.log.scripts import source
+from tests.log.writing import Writer
+from tests.servers import REAL_KINDS, RedisServer
+
+
+@pytest.fixture
+def log(any_store: RedisServer, node: str) -> Iterator[NodeLog]:
+    """The log of a node that no other test uses, on each kind of store.
+
+    The scripts are loaded first, since fakeredis's TCP server closes a connection on which it has answered with an
+    error, and NOSCRIPT is one.
+    """
+    with any_store.client() as client:
+        for name in ("append", "read", "clear"):
+            client.script_load(source(name))
+    with NodeLog(any_store.url, Keys(), node) as log:
+        yield log
+
+
+@pytest.fixture
+def writer(log: NodeLog) -> Writer:
+    """A writer of that log."""
+    return Writer(log)
+
+
+@pytest.fixture
+def client(any_store: RedisServer) -> Iterator[redis.Redis]:
+    """A plain client to the same store."""
+    with any_store.client() as client:
+        yield client
+
+
+@pytest.fixture(params=REAL_KINDS)
+def own_store(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A real Valkey and a real Redis in turn, for one test, which may flush, stop, kill and restart it."""
+    with RedisServer(request.param, port=_lasting_port()) as server:
+        yield server
+
+
+def _lasting_port() -> int:
+    """A free port that the kernel gives to no outgoing connection, so that a server can come back on it."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

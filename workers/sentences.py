@@ -1,0 +1,27 @@
+"""What the commands say to people, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+
+import click
+
+
+def say(sentence: str) -> None:
+    """Say something beside the command's output. Where standard error cannot be written, nobody is told."""
+    with contextlib.suppress(OSError):
+        click.echo(f"streamer: {sentence}", err=True)
+
+
+def counted(number: int) -> str:
+    """So many updates, in words: `1 update`, `2,000 updates`."""
+    return f"{number:,} update{'' if number == 1 else 's'}"
+
+
+def signal_name(number: int) -> str | int:
+    """A signal's name; its number where it has none, as most real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return number
