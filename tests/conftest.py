@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import KINDS, REAL_KINDS, RedisServer
+from tests.streamers import Make, making_streamers
 
 
 def _serve(kind: str) -> Iterator[RedisServer]:
@@ -43,3 +44,9 @@ def own_valkey() -> Iterator[RedisServer]:
 def node() -> str:
     """A node's name that no other test uses."""
     return f"node-{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def streaming(node: str) -> Iterator[Make]:
+    """Makes the streamer of that node, with settings; closed at the end, whatever it still holds."""
+    yield from making_streamers(node)

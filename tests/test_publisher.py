@@ -6,41 +6,25 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import repeat
 from pathlib import Path
 from threading import Barrier, Event, Thread
 
 import pytest
 
-from streamer import NodeSettings, NotAcknowledged, OutboxFull, StateStreamer, Update, state_streaming
+from streamer import NotAcknowledged, OutboxFull, StateStreamer, Update
 from streamer.core.names import Topic
 from streamer.log.fleet import Summary
 from streamer.log.keys import Keys
 from tests.commands import DEADLINE_S, NO_REDIS, environment, updates
 from tests.proxies import Proxy
 from tests.servers import RedisServer, free_port, wait_until
+from tests.streamers import Make
 
 FLUSH_S = 20.0
-
-Make = Callable[..., StateStreamer]
-
-
-@pytest.fixture
-def streaming(node: str) -> Iterator[Make]:
-    """Makes the node's streamer, with settings; closed at the end, whatever it still holds."""
-    made: list[StateStreamer] = []
-
-    def make(redis_url: str, **settings: object) -> StateStreamer:
-        made.append(state_streaming(node, NodeSettings(redis_url=redis_url, **settings)))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for streamer in made:
-        with suppress(NotAcknowledged):
-            streamer.close(timeout=0)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from threading import Barrier
 from typing import Any
@@ -38,25 +38,9 @@ from streamer.log.node_log import NodeLog
 from tests.commands import DEADLINE_S, NO_REDIS, environment, run, updates
 from tests.proxies import Proxy
 from tests.servers import RedisServer, free_port
+from tests.streamers import Make
 
 THREADS = 16
-
-Make = Callable[..., StateStreamer]
-
-
-@pytest.fixture
-def streaming(node: str) -> Iterator[Make]:
-    """Makes the node's streamer, with settings; closed at the end, whatever it still holds."""
-    made: list[StateStreamer] = []
-
-    def make(redis_url: str, **settings: object) -> StateStreamer:
-        made.append(state_streaming(node, NodeSettings(redis_url=redis_url, **settings)))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for streamer in made:
-        with suppress(NotAcknowledged):
-            streamer.close(timeout=0)
 
 
 def log_id(url: str, node: str) -> str:

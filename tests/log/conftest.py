@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import socket
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 import redis
@@ -47,13 +44,5 @@ def client(any_store: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture(params=REAL_KINDS)
 def own_store(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A real Valkey and a real Redis in turn, for one test, which may flush, stop, kill and restart it."""
-    with RedisServer(request.param, port=_lasting_port()) as server:
+    with RedisServer(request.param) as server:
         yield server
-
-
-def _lasting_port() -> int:
-    """A free port that the kernel gives to no outgoing connection, so that a server can come back on it."""
-    while True:
-        port = random.randrange(10_000, 30_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
