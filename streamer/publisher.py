@@ -51,7 +51,7 @@ class Publisher:
         self._reason: str | None = None
         # Sequence numbers: up to which someone flushes; of which the fleet's summary tells; and was to tell.
         self._goal = self._summarized = self._tried = 0
-        self._latest: tuple[Entry, int] | None = None
+        self._latest: tuple[Entry, int, int] | None = None
         self._summary_due = 0.0
         self._summary_reason: str | None = None
 
@@ -173,7 +173,7 @@ class Publisher:
     def _append(self, log: NodeLog, batch: Batch) -> None:
         appended = log.append(self._writer, batch, self._settings.retention)
         with self._changed:
-            self._latest = batch.entries[-1], appended.next_index - 1
+            self._latest = batch.entries[-1], appended.next_index - 1, time.time_ns() // 1_000_000
             self._outbox.acknowledge(batch.last)
             self._reason = None
             self._changed.notify_all()
@@ -181,11 +181,11 @@ class Publisher:
     def _summarize(self, log: NodeLog) -> None:
         """Renew the fleet's summary. That is best effort: a failure delays neither the next append nor a flush."""
         assert self._latest is not None
-        (job, tail), index = self._latest
+        (job, tail), index, seen_ms = self._latest
         acknowledged, wait_s = self._outbox.acknowledged, SUMMARY_S
-        timestamp, status, _ = unpack_tail(tail)
+        _, status, _ = unpack_tail(tail)
         try:
-            log.report(Summary(timestamp, status, job, index))
+            log.report(Summary(seen_ms, status, job, index))
             self._summarized, self._summary_reason = acknowledged, None
         except Exception as error:
             wait_s = SUMMARY_RETRY_S

@@ -139,7 +139,7 @@ def test_an_outbox_smaller_than_one_update_takes_one_at_a_time(streaming: Make, 
     proxy.hold()
     streamer = streaming(proxy.url, outbox_bytes=1)
     publish(streamer, range(1))
-    with pytest.raises(OutboxFull, match="1 updates wait for Redis; try again later"):
+    with pytest.raises(OutboxFull, match="1 update waits for Redis; try again later"):
         publish(streamer, range(1, 2))
     proxy.release()
     streamer.flush(FLUSH_S)
@@ -412,7 +412,7 @@ def test_the_loss_is_logged_when_redis_is_down_and_a_process(node: str, ending: 
     script, status = ENDINGS[ending]
     done = run_script(PUBLISH + script, node, NO_REDIS, exit_flush_s=0.3)
     assert done.returncode == status, done.stderr
-    assert f"updates are lost: 1000 updates of node '{node}'" in done.stderr
+    assert f"updates are lost: 1,000 updates of node '{node}'" in done.stderr
 
 
 def test_a_process_ends_within_its_bound_though_redis_never_answers(proxy: Proxy, node: str) -> None:
@@ -420,7 +420,7 @@ def test_a_process_ends_within_its_bound_though_redis_never_answers(proxy: Proxy
     proxy.hold()
     done = run_script(PUBLISH + "publish()", node, proxy.url, exit_flush_s=0.3, timeout_s=8)
     assert done.returncode == 0, done.stderr
-    assert f"updates are lost: 1000 updates of node '{node}'" in done.stderr
+    assert f"updates are lost: 1,000 updates of node '{node}'" in done.stderr
 
 
 def test_a_process_that_publishes_for_many_nodes_waits_for_all_of_them_once(node: str) -> None:
@@ -434,7 +434,7 @@ for n in range(6):
 """
     done = run_script(script, node, NO_REDIS, exit_flush_s=0.3)
     losses = [line for line in done.stderr.splitlines() if "updates are lost" in line]
-    assert sorted(line.partition("1 updates of node ")[2].split()[0] for line in losses) == [
+    assert sorted(line.partition("1 update of node ")[2].split()[0] for line in losses) == [
         f"'{node}-{n}'" for n in range(6)
     ]
 

@@ -253,7 +253,7 @@ def test_close_that_cannot_flush_raises_and_gives_up_what_waits(
 ) -> None:
     streamer = streaming(NO_REDIS)
     streamer.update("lost", {})
-    with pytest.raises(NotAcknowledged, match=f"1 updates of node '{node}'"):
+    with pytest.raises(NotAcknowledged, match=f"1 update of node '{node}'"):
         streamer.close(timeout=0)
     state(node).add_state("unobserved")
     assert "observer" not in caplog.text

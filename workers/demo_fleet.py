@@ -22,7 +22,7 @@ _STEPS = {
     "robot": ("planning", "moving", "gripping", "placing"),
 }
 _FAILURES = ("out of memory", "connection reset by peer", "checksum mismatch", "no grip")
-FAILURE_RATE = 0.06
+FAILURE_RATE = 0.1
 
 
 def main(name: str) -> None:

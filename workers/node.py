@@ -13,15 +13,15 @@ from typing import Any
 
 import click
 
-from streamer.core.errors import NotAcknowledged, OutboxFull, StreamerError
+from streamer.core.errors import NotAcknowledged, OutboxFull, StreamerError, counted
 from streamer.core.names import check_job
 from streamer.settings import NodeSettings
 from streamer.state_streamer import StateStreamer, state_streaming
 from workers.command_output import MAX_LINE_BYTES, CommandOutput
 from workers.json_text import NoJson, decode_json
 from workers.logs import log_sentences
-from workers.options import exit_flush, publish_options
-from workers.sentences import counted, say, signal_name
+from workers.options import exit_flush, option, publish_options
+from workers.sentences import say, signal_name
 
 COMMAND_NOT_FOUND = 127
 COMMAND_NOT_EXECUTABLE = 126
@@ -44,7 +44,7 @@ class _NodeCommand(click.Command):
 
 @click.command(cls=_NodeCommand, short_help="Run a command as a job, and stream its states.")
 @click.argument("node")
-@click.option("--job", required=True, help="The job's name.")
+@option("--job", required=True, help="The job's name.")
 @exit_flush
 @publish_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
@@ -137,9 +137,10 @@ class _Run:
             process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
         except OSError as error:
             sentence = f"cannot start {_as_text(self._command[0])!r}: {error.strerror}"
-            self.updates.publish("job-failed", {"error": sentence})
+            code = COMMAND_NOT_FOUND if isinstance(error, FileNotFoundError) else COMMAND_NOT_EXECUTABLE
+            self.updates.publish("job-failed", {"error": sentence, "exit_code": code, **_duration(began)})
             say(sentence)
-            return COMMAND_NOT_FOUND if isinstance(error, FileNotFoundError) else COMMAND_NOT_EXECUTABLE
+            return code
         self._process = process
         self.updates.publish("job-running", {"pid": process.pid})
         for early in self._early:
@@ -147,7 +148,7 @@ class _Run:
         assert process.stdout is not None
         self._output = CommandOutput(process.stdout, self.updates.publish_line)
         code = process.wait()
-        duration = {"duration_ms": round((time.monotonic() - began) * 1000)}
+        duration = _duration(began)
         self._output.finish()
         outcome = {"exit_code": code} if code >= 0 else {"signal": signal_name(-code)}
         self.updates.publish("job-failed" if code else "job-finished", {**outcome, **duration})
@@ -161,6 +162,10 @@ class _Run:
             self._output.give_up()
         elif not (number == signal.SIGINT and _at_terminal()):  # else the terminal has sent it to the command as well
             self._process.send_signal(number)
+
+
+def _duration(began: float) -> dict[str, int]:
+    return {"duration_ms": round((time.monotonic() - began) * 1000)}
 
 
 def _as_text(argument: str) -> str:

@@ -32,10 +32,13 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-def option(name: str, **attributes: Any) -> Callable[[Command], Command]:
-    """A click option whose environment variable follows from its name, and whose default is shown."""
+def option(name: str, *parameter: str, **attributes: Any) -> Callable[[Command], Command]:
+    """A click option whose environment variable follows from its name, and whose default is shown.
+
+    ``parameter`` is what the command's function calls it, where that is not the name.
+    """
     variable = "STREAMER_" + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, envvar=variable, show_envvar=True, show_default=True, **attributes)
+    return click.option(name, *parameter, envvar=variable, show_envvar=True, show_default=True, **attributes)
 
 
 def _not_empty(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from streamer.core.errors import InvalidInput, InvalidUpdate, OutboxFull, StreamerError
+from streamer.core.errors import InvalidInput, InvalidUpdate, OutboxFull, StreamerError, counted
 from streamer.settings import NodeSettings
 from streamer.state_streamer import StateStreamer, state_streaming
 from workers.json_text import NestedTooDeeply, NoJson, decode_json
 from workers.logs import log_sentences
-from workers.options import Seconds, publish_options
-from workers.sentences import counted, say
+from workers.options import Seconds, option, publish_options
+from workers.sentences import say
 
 PROGRESS_EVERY = 10_000
 
@@ -34,8 +34,8 @@ class LineRefused(StreamerError):
 @click.argument("node")
 @click.argument("status")
 @click.argument("fields", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--job", help="The job that the update belongs to.")
-@click.option("--timeout-s", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait for Redis.")
+@option("--job", help="The job that the update belongs to.")
+@option("--timeout-s", type=Seconds(), default=10.0, help="Seconds to wait for Redis.")
 @publish_options
 def publish(
     node: str, status: str, fields: tuple[str, ...], job: str | None, timeout_s: float, **settings: Any

@@ -14,11 +14,6 @@ def say(sentence: str) -> None:
         click.echo(f"streamer: {sentence}", err=True)
 
 
-def counted(number: int) -> str:
-    """So many updates, in words: `1 update`, `2,000 updates`."""
-    return f"{number:,} update{'' if number == 1 else 's'}"
-
-
 def signal_name(number: int) -> str | int:
     """A signal's name; its number where it has none, as most real-time signals."""
     try:

@@ -18,7 +18,7 @@ from streamer.client.watching import watch as watch_updates
 from streamer.core.cursor import Cursor
 from streamer.core.errors import StreamerError
 from streamer.core.messages import PlainMessage
-from workers.options import gateway_url
+from workers.options import gateway_url, option
 from workers.sentences import say
 from workers.update_lines import UpdateLines
 
@@ -32,10 +32,10 @@ class CannotShow(StreamerError):
 
 @click.command(short_help="Follow a node or a job: what is kept first, then each update live.")
 @click.argument("node")
-@click.option("--job", help="Only this job's updates.")
-@click.option("--after", metavar="CURSOR", help="Begin behind this update: its cursor, or its index.")
-@click.option("--history", default="all", show_default=True, metavar="all|none|N", help="How much comes first.")
-@click.option("--json", "as_json", is_flag=True, help="Print each update as one line of JSON.")
+@option("--job", help="Only this job's updates.")
+@option("--after", metavar="CURSOR", help="Begin behind this update: its cursor, or its index.")
+@option("--history", default="all", metavar="all|none|N", help="How much comes first.")
+@option("--json", "as_json", is_flag=True, help="Print each update as one line of JSON.")
 @gateway_url
 def watch(node: str, job: str | None, after: str | None, history: str, as_json: bool, gateway_url: str) -> None:
     """Follow the updates of NODE through a gateway: what is kept first, then each as it comes.

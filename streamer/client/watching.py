@@ -89,15 +89,16 @@ async def watch(
             after, history = None, "all"
         elif code == _GAP and (match := _AFTER.search(reason)):
             after = match[1]
+        news = reason.partition("; ")[0]  # what follows tells a program how to come back
         # A reset or a gap is news, and the next try may be at once; again and again it would be a busy loop.
         waited = code not in (_RESET, _GAP) or not moved
         if waited:
             wait = next(waits)
-            notify(f"{reason}; next try in {wait:.1f} s")
+            notify(f"{news}; next try in {wait:.1f} s")
             await asyncio.sleep(wait)
         else:
             moved = False
-            notify(reason)
+            notify(news)
 
 
 def _ending(error: Exception, gateway: str) -> tuple[int, str]:

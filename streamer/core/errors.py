@@ -43,6 +43,11 @@ class InvalidSetting(InvalidInput):
     """A setting outside its range or of the wrong kind."""
 
 
+def counted(number: int) -> str:
+    """So many updates, in words: `1 update`, `2,000 updates`."""
+    return f"{number:,} update{'' if number == 1 else 's'}"
+
+
 class OutboxFull(StreamerError):
     """The outbox is at its bound because Redis does not take updates fast enough, or not at all."""
 
@@ -54,11 +59,15 @@ class OutboxFull(StreamerError):
 
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
-        return f"the outbox of node {self.node!r} is full: {self.pending} updates wait for Redis{why}; try again later"
+        waiting = f"{counted(self.pending)} {'waits' if self.pending == 1 else 'wait'} for Redis"
+        return f"the outbox of node {self.node!r} is full: {waiting}{why}; try again later"
 
 
 class NotAcknowledged(StreamerError, TimeoutError):
-    """Redis did not confirm all updates within the time allowed. They stay in the outbox and go out later."""
+    """Redis did not confirm all updates within the time allowed.
+
+    They stay in the outbox and go out later, unless it was `close` that raised.
+    """
 
     temporary = True
 
@@ -68,7 +77,9 @@ class NotAcknowledged(StreamerError, TimeoutError):
 
     def __str__(self) -> str:
         why = f": {self.reason}" if self.reason else ""
-        return f"{self.pending} updates of node {self.node!r} were not acknowledged within {self.timeout_s:g} s{why}"
+        were = "was" if self.pending == 1 else "were"
+        what = f"{counted(self.pending)} of node {self.node!r} {were}"
+        return f"{what} not acknowledged within {self.timeout_s:g} s{why}"
 
 
 class LogUnavailable(StreamerError):

@@ -141,7 +141,7 @@ class Feed:
         if known and self.window.start <= after.index <= mine.index:
             return Position(mine.at(after.index), mine.index)
         page = await self._look_up(after)
-        cursor = after if page.reset else Cursor(page.log_id, page.epoch, page.start)
+        cursor = Cursor(page.log_id, page.epoch, page.start)
         return Position(cursor, self.window.cursor.index, missing=page.missing, reset=page.reset)
 
     async def _locate_start(self) -> Position:

@@ -90,8 +90,8 @@ class Session:
         self.close(GAP, f"gap: updates {first} to {last} are no longer kept; {self.how_to_go_on(last)}")
 
     def reset(self) -> None:
-        """Tell the client that the log was started anew."""
-        self.close(RESET, "reset: the log was started anew; come back without after=")
+        """Tell the client that its cursor is not of this log."""
+        self.close(RESET, "reset: the log was started anew, or never had that cursor; come back without after=")
 
     def how_to_go_on(self, index: int | None = None) -> str:
         """Say to a client how it comes back behind an index, by default behind what it was sent."""

@@ -48,7 +48,7 @@ async def _updates(reader: Reader, topic: Topic, after: Cursor) -> Response:
     page = await reader.read(topic, after)
     if page.reset:
         return answer_error(
-            HTTPStatus.GONE, "the cursor is of a log that was started anew since; ask again without `after`"
+            HTTPStatus.GONE, "the log was started anew, or never had that cursor; ask again without `after`"
         )
     last = page.updates[-1].cursor(page.log_id) if page.updates else Cursor(page.log_id, page.epoch, page.start)
     return answer_json(

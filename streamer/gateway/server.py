@@ -196,7 +196,8 @@ class Gateway:
             # Where there is no log yet, a bare index, which goes on in whatever log there will be.
             response.headers["Streamer-Cursor"] = cursor.token if cursor.log_id else str(cursor.index)
             response.headers["Streamer-Head"] = str(position.head)
-            response.headers["Streamer-History"] = "truncated" if position.truncated else "complete"
+            whole = not (position.truncated or position.missing or position.reset)
+            response.headers["Streamer-History"] = "complete" if whole else "truncated"
 
     async def _process_internal(self, connection: ServerConnection, request: Request) -> Response:
         return await answer_internal(self.hub, self.draining, request)

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Summary(msgspec.Struct, frozen=True, array_like=True):
-    """A node's last update: when (ms since 1970), its status, its job and its index."""
+    """A node's last update: when Redis had it (ms since 1970), its status, its job and its index."""
 
     last_seen: int
     status: str

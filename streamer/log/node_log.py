@@ -76,8 +76,10 @@ class NodeLog:
             cursor = page.updates[-1].cursor(page.log_id)
 
     def clear(self) -> None:
-        """Start the log anew, under a new id, and tell those who watch."""
+        """Start the log anew, under a new id, and tell those who watch; the fleet's summary forgets the node."""
         self._run("clear", clear_request(self._keys, self._node))
+        with unavailable_as_error(self._url):
+            self._redis.hdel(self._keys.fleet, self._node)
 
     def report(self, summary: Summary) -> None:
         """Put the node's summary into the fleet's."""

@@ -195,7 +195,7 @@ async def test_a_stopping_gateway_is_told_and_left(valkey: RedisServer, publishe
     async with aclosing(watching), serving(valkey, port=port):
         publisher.count(1)
         assert await take(watching, 1) == [2]
-    assert told[0].startswith("service restart; go on with after=")
+    assert told[0].startswith("service restart; next try in ")
 
 
 @pytest.mark.parametrize(

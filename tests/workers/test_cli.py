@@ -25,7 +25,7 @@ def test_a_setting_is_the_same_variable_in_every_command() -> None:
     for command in cli.commands.values():
         for parameter in command.params:
             if isinstance(parameter.envvar, str):
-                assert parameter.envvar == f"STREAMER_{(parameter.name or '').upper()}"
+                assert parameter.envvar == f"STREAMER_{parameter.opts[0][2:].replace('-', '_').upper()}"
                 assert names.setdefault(parameter.envvar, parameter.opts[0]) == parameter.opts[0]
     assert "STREAMER_REDIS_URL" in names
 
