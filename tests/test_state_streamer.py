@@ -216,6 +216,8 @@ def test_clear_starts_the_log_anew_after_what_was_accepted_before(
     streamer.clear()
     assert (streamer.index, streamer.states(), streamer.states("job-1")) == (0, [], [])
     assert log_id(valkey.url, node) not in ("", old_id)
+    with valkey.client() as redis:
+        assert not redis.hexists(Keys().fleet, node), "the fleet's list tells of what is gone"
     streamer.update("new", {"job": "job-1"})
     streamer.flush()
     assert [(update.status, update.index, update.previous) for update in streamer.states("job-1")] == [("new", 0, -1)]

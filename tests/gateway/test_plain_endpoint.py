@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode, Frame, Opcode
 
-from streamer.core.cursor import START
+from streamer.core.cursor import START, Cursor
 from streamer.core.errors import LogUnavailable
 from streamer.fanout.hub import HubSettings
 from streamer.gateway.server import Gateway
@@ -295,8 +295,12 @@ async def test_a_cursor_that_the_log_has_not_reached_or_of_another_log_is_a_rese
 ) -> None:
     publisher.count(6)
     async with connect(gateway, path(publisher.name, after=after)) as client:
+        assert client.response is not None
+        cursor = Cursor.parse(client.response.headers["Streamer-Cursor"])
+        assert _joined(client) == {"Log": cursor.log_id, "Head": "5", "History": "truncated"}
         closed = await end(client)
     assert (closed.code, closed.messages) == (4001, [])
+    assert cursor.log_id not in ("", "3f9a1c2b7d4e")
     assert closed.reason.startswith("reset: the log was started anew, or never had that cursor; come back without")
 
 

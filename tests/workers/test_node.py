@@ -40,7 +40,10 @@ def test_a_command_that_does_not_exist_is_a_failed_job(valkey: RedisServer, node
     done = run("node", node, *_job("no-such-command-here"), redis_url=valkey.url)
     assert done.returncode == 127
     assert "no-such-command-here" in done.stderr
-    assert [update.status for update in updates(valkey.url, node)] == ["job-starting", "job-failed"]
+    starting, failed = updates(valkey.url, node)
+    assert (starting.status, failed.status) == ("job-starting", "job-failed")
+    assert failed.state["exit_code"] == 127
+    assert failed.state["duration_ms"] >= 0
 
 
 def test_each_line_of_json_becomes_an_update_and_all_output_is_passed_on(valkey: RedisServer, node: str) -> None:
