@@ -172,8 +172,8 @@ class Feed:
         index, mine = watcher.index, self.window.cursor
         page = await self._reader.read(self.topic, mine.at(index))
         if page.start == index == watcher.index and self.knows(page) and not page.reset:
-            if page.missing or not page.updates:
-                watcher.gap(*(page.missing or (index + 1, self.window.start)))
+            if page.missing:
+                watcher.gap(*page.missing)
                 return Chunk(b"", index)
             # What the feed has not got yet, it is going to deliver.
             mine = self.window.cursor
@@ -181,6 +181,8 @@ class Feed:
             if known:
                 return Chunk(b"".join([plain_frame(page.log_id, update) for update in known]), known[-1].index)
         await self.catch_up()
+        if not page.updates and watcher.index == index < self.window.start:
+            watcher.gap(index + 1, self.window.start)
         return Chunk(b"", watcher.index)
 
     # Records come in.

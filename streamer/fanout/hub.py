@@ -75,6 +75,12 @@ class _Slot:
         self.joining = 0
         self.joined = self.watched = 0.0
 
+    @property
+    def failed(self) -> bool:
+        """Whether the feed could not be opened, as where Redis refuses the channel."""
+        opening = self.opening
+        return opening.done() and (opening.cancelled() or opening.exception() is not None)
+
 
 class Hub:
     """Joins sessions to feeds; for one event loop. It owns the reader and the subscriber, and closes them.
@@ -158,6 +164,9 @@ class Hub:
         self.start()
         loop = asyncio.get_running_loop()
         slot = self._slots.get(topic)
+        if slot is not None and slot.failed:
+            self._retire(topic)
+            slot = None
         if slot is None:
             feed = Feed(topic, self.reader, self.settings.feed_bytes, self._counts, self._rng)
             subscribed = loop.create_task(self._subscriber.subscribe(self._keys.records(topic), feed))
@@ -194,14 +203,14 @@ class Hub:
         """Again and again, look into the log for what was published and did not arrive."""
         while True:
             await asyncio.sleep(self.settings.check_s)
-            try:
-                for slot in list(self._slots.values()):
-                    if slot.opening.done():
+            for slot in list(self._slots.values()):
+                if slot.opening.done():
+                    try:
                         await slot.feed.check()
-            except LogUnavailable:
-                pass  # the next look finds what it has cost
-            except Exception:
-                _log.exception("checking the feeds failed")
+                    except LogUnavailable:
+                        pass  # the next look finds what it has cost
+                    except Exception:
+                        _log.exception("checking the feed of %s failed", slot.feed.topic)
 
     def _let_go(self, now: float) -> None:
         for topic, slot in list(self._slots.items()):

@@ -43,9 +43,9 @@ local function list_of(job)
 end
 
 local seen = tonumber(redis.call('GET', writer) or '0')
-local known = redis.call('HMGET', log, 'id', 'epoch', 'next', 'run', 'epochs')
+local known = redis.call('HMGET', log, 'id', 'epoch', 'next', 'run', 'epochs', 'forgotten')
 local id, epoch, next_index = known[1], tonumber(known[2] or 0), tonumber(known[3] or 0)
-local run, epochs = known[4], known[5]
+local run, epochs, forgotten = known[4], known[5], tonumber(known[6] or -1)
 
 local appended = count - math.max(0, math.min(count, seen - first + 1))
 if appended == 0 then
@@ -61,17 +61,21 @@ end
 local server = not refused and string.match(info, 'run_id:(%w+)') or 'unknown'
 
 -- A key of another type, a missing right and a lack of memory fail here, where nothing is written yet, and not half-way.
--- These add nothing: no job's name is empty. ZADD is first, since Redis asks only the first write whether it needs memory.
+-- These change nothing: no job's name is empty. ZADD is first, since Redis asks only the first write whether it needs memory.
 redis.call('ZADD', jobs, 'XX', 0, '')
 redis.call('LTRIM', all, '-' .. keep, -1)
 redis.call('EXPIRE', writer, writer_ttl)
+redis.call('SET', writer, seen, 'XX', 'EX', writer_ttl)
+if id then
+  redis.call('HSET', log, 'run', run)
+end
 
 if not id then
   for _, job in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
     redis.call('DEL', list_of(job))
   end
   redis.call('DEL', all, jobs)
-  id, epoch, next_index, run, epochs = ARGV[1], 0, 0, '', ''
+  id, epoch, next_index, run, epochs, forgotten = ARGV[1], 0, 0, '', '', -1
 end
 
 if epoch == 0 then
@@ -132,10 +136,12 @@ local lowest = redis.call('ZRANGE', jobs, 0, 1, 'WITHSCORES')
 for i = 1, #lowest, 2 do
   if tonumber(lowest[i + 1]) < oldest and redis.call('EXISTS', list_of(lowest[i])) == 0 then
     redis.call('ZREM', jobs, lowest[i])
+    forgotten = math.max(forgotten, tonumber(lowest[i + 1]))
   end
 end
 
-redis.call('HSET', log, 'id', id, 'epoch', epoch, 'next', next_index, 'run', server, 'epochs', epochs)
+redis.call('HSET', log, 'id', id, 'epoch', epoch, 'next', next_index, 'run', server, 'epochs', epochs,
+  'forgotten', string.format('%.0f', forgotten))
 redis.call('SET', writer, first + count - 1, 'EX', writer_ttl)
 
 -- Last and by pcall: publishing is but a hint, and must not fail what is written.

@@ -16,7 +16,7 @@ for _, list in ipairs(lists) do
   redis.call('DEL', list)
 end
 redis.call('DEL', jobs)
-redis.call('HSET', log, 'id', ARGV[1], 'epoch', 1, 'next', 0, 'epochs', '1:0,')
+redis.call('HSET', log, 'id', ARGV[1], 'epoch', 1, 'next', 0, 'epochs', '1:0,', 'forgotten', -1)
 
 -- Last and by pcall: publishing is but a hint, and must not fail what is written.
 local message = string.char(160 + #ARGV[1]) .. ARGV[1] -- a new log's id and no records

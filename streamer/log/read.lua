@@ -5,7 +5,7 @@
 --       2 its epoch, 0 for any                       5 bytes after which no more are read
 --       3 its index                                  6 the topic's job, as in its key, empty for all
 -- Gives {log id, epoch, head, 1 if the cursor is of another log, the index from which the page follows,
---        records, how many follow, the topic's last index, kept or not}
+--        records, how many follow, the topic's last index, kept or not, the last index of any job that was forgotten}
 
 local list, asked_id, asked_epoch, index = KEYS[2], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local limit, limit_bytes, job = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -18,15 +18,15 @@ local function index_at(position)
   return n
 end
 
-local known = redis.call('HMGET', KEYS[1], 'id', 'epoch', 'next', 'epochs')
+local known = redis.call('HMGET', KEYS[1], 'id', 'epoch', 'next', 'epochs', 'forgotten')
 local id, epoch, next_index, epochs = known[1] or '', tonumber(known[2] or 0), tonumber(known[3] or 0), known[4] or ''
-local head = next_index - 1
-local reset = {id, epoch, head, 1, -1, {}, 0, -1}
+local head, forgotten = next_index - 1, tonumber(known[5] or -1)
+local reset = {id, epoch, head, 1, -1, {}, 0, -1, -1}
 if asked_id == '' and index > head or asked_id ~= '' and asked_id ~= id then
   return reset
 end
 if id == '' then -- whatever the list holds is left over from a lost log
-  return {id, epoch, head, 0, -1, {}, 0, -1}
+  return {id, epoch, head, 0, -1, {}, 0, -1, -1}
 end
 
 -- What an older epoch gave out beyond the start of the next one is lost: go on from there (KIP-101). The same holds for
@@ -83,4 +83,4 @@ while #records < limit and bytes < limit_bytes and position < length do
   -- As many as fit if they are as large as those so far. The bound is for those that are not.
   some = math.max(1, math.min(64, math.floor((limit_bytes - bytes) * #records / bytes)))
 end
-return {id, epoch, head, 0, index, records, math.max(0, length - position), last}
+return {id, epoch, head, 0, index, records, math.max(0, length - position), last, forgotten}

@@ -133,11 +133,14 @@ def read_request(keys: Keys, topic: Topic, cursor: Cursor, limit: int) -> Reques
 
 def parse_page(topic: Topic, reply: Any) -> Page:
     """Read read.lua's answer. Raises LogUnavailable where the list holds what is no record."""
-    log_id, epoch, head, reset, start, records, more, last = reply
+    log_id, epoch, head, reset, start, records, more, last, forgotten = reply
     with damage_as_error(f"the log of {topic}"):
         updates = unpack_records(b"".join(records))
     if updates:
         before = updates[0].index - 1 if topic.job is None else updates[0].previous
+        if before < 0 <= start < forgotten:
+            # The job may have been forgotten since, with more than the cursor's owner has seen; nobody knows any more.
+            before = updates[0].index - 1
     else:
         # Where none follow, those up to the last have expired; else none were asked for.
         before = start if more else last

@@ -23,6 +23,9 @@ PING_S = 2.0
 """A connection that has nothing to send for so long sends a ping; one that brings nothing for three times that is given
 up."""
 
+REFUSED_S = 5.0
+"""A channel that Redis has confirmed once, and refuses on a later connection, is asked for again after so long."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -220,10 +223,12 @@ class Subscriber:
             return
         again = subscription.answer.done()
         if isinstance(reply, LogUnavailable):
-            del self._subscriptions[channel]
             if again:
-                _log.error("listening to %s came to an end: %s", channel.decode(), reply)
-            subscription.settle(reply)
+                _log.error("listening to %s is refused: %s; next try in %.0f s", channel.decode(), reply, REFUSED_S)
+                asyncio.get_running_loop().call_later(REFUSED_S, self._command, command)
+            else:
+                del self._subscriptions[channel]
+                subscription.settle(reply)
         elif again:
             self._interrupt(channel)
         else:

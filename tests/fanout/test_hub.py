@@ -130,6 +130,35 @@ def test_whoever_comes_when_redis_answers_again_joins(house: House) -> None:
     assert client_of(connection).data.count(b'"index":') == 1
 
 
+def test_a_topic_that_was_refused_is_opened_anew_by_whoever_comes_next(house: House) -> None:
+    house.append(None, 1)
+    _, _, refused = house.join()
+    house.loop.turn(5)
+    [subscription] = house.redis.subscriptions.values()
+    subscription.confirmation.set_exception(LogUnavailable("no right"))
+    house.loop.turn(40)
+    with pytest.raises(LogUnavailable, match="no right"):
+        refused.result()
+    _, connection, _ = house.join()
+    house.settle()
+    assert client_of(connection).data.count(b'"index":') == 1
+
+
+def test_a_topic_that_cannot_be_read_does_not_keep_others_from_being_looked_after(house: House) -> None:
+    _, _, first = house.join(Topic("n", "damaged"))
+    _, connection, _ = house.join()
+    house.settle()
+    house.append(None, 1)
+    house.redis.subscriptions["streamer:{n}:all"].in_flight.clear()
+    house.pass_time(6)
+    [question] = house.redis.questions
+    house.redis.questions.remove(question)
+    question.arrival.set_exception(LogUnavailable("damaged"))
+    house.settle()
+    assert first.done()
+    assert client_of(connection).data.count(b'"index":') == 1
+
+
 def test_those_joined_least_recently_give_up_their_records_first_and_all_still_get_everything(house: House) -> None:
     house.use(replace(SETTINGS, memory_bytes=100_000))
     jobs = [f"job-{n}" for n in range(4)]

@@ -456,6 +456,23 @@ def test_an_append_that_may_not_do_all_it_has_to_fails_and_writes_nothing(
         assert not client.keys(f"streamer:{{{node}}}:*")
 
 
+@pytest.mark.parametrize("right", ["hset", "set"])
+def test_a_right_that_is_taken_away_later_makes_appends_fail_and_doubles_nothing(
+    real_store: RedisServer, node: str, right: str
+) -> None:
+    with real_store.client() as client, as_user(real_store, node, "+@all", "allchannels") as log:
+        writer = Writer(log, Retention(10, 100))
+        writer.append(A)
+        client.execute_command("ACL", "SETUSER", node, f"-{right}")
+        for _ in range(3):
+            with pytest.raises(LogUnavailable):
+                writer.send(2, A, B)
+        assert indexes(stored(client, node)) == [0]
+        client.execute_command("ACL", "SETUSER", node, f"+{right}")
+        writer.append(A, B)
+        assert indexes(stored(client, node)) == [0, 1, 2]
+
+
 def test_an_append_to_a_redis_without_memory_fails_and_writes_nothing(own_store: RedisServer, node: str) -> None:
     with own_store.client() as client, NodeLog(own_store.url, Keys(), node) as log:
         writer = Writer(log)

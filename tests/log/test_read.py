@@ -102,6 +102,22 @@ def test_a_watcher_whose_missed_updates_have_expired_is_told(client: redis.Redis
     assert log.read(A, Cursor(log_id, 1, 2)).missing is None
 
 
+def test_a_watcher_is_told_what_it_missed_of_a_job_that_the_log_has_forgotten(
+    client: redis.Redis, log: NodeLog, node: str
+) -> None:
+    writer = Writer(log, Retention(5, 100))
+    log_id = writer.append(A, A, A, A).log_id
+    client.delete(KEYS.records(Topic(node, A)))  # as when its time is over
+    for _ in range(8):
+        writer.append(None)
+    assert client.zscore(KEYS.jobs(node), A) is None
+    writer.append(A, B)
+    assert log.read(A, Cursor(log_id, 1, 0)).missing == (1, 11)
+    assert log.read(A, Cursor(log_id, 1, 3)).missing is None, "it had everything"
+    for job in (A, B):
+        assert log.read(job, START).missing is None, "whoever joins has missed nothing"
+
+
 def test_a_watcher_is_told_what_has_expired_also_where_nothing_follows(
     client: redis.Redis, writer: Writer, node: str
 ) -> None:

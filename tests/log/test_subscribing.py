@@ -462,6 +462,28 @@ async def test_a_channel_that_is_refused_fails_its_subscribe_and_no_other(real_s
         client.acl_deluser(node)
 
 
+async def test_a_channel_that_is_refused_on_a_later_connection_is_asked_for_until_it_is_granted_again(
+    real_store: RedisServer, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscribing, "REFUSED_S", 0.05)
+    with real_store.client() as client:
+        client.execute_command("ACL", "SETUSER", node, "on", "nopass", "+@all", "allchannels")
+        url = real_store.url.replace("redis://", f"redis://{node}:any@")
+        async with closing(Subscriber(url)) as subscriber, asyncio.timeout(DEADLINE_S):
+            channels = {f"{node}:{n}": Recorder() for n in range(2)}
+            for name, listener in channels.items():
+                await subscriber.subscribe(name, listener)
+            kept, lost = channels.values()
+            client.execute_command("ACL", "SETUSER", node, "resetchannels", f"&{node}:0")  # which ends the connection
+            await kept.until(lambda listener: listener.interruptions == 1)
+            assert lost.interruptions == 0
+            client.execute_command("ACL", "SETUSER", node, "allchannels")
+            await lost.until(lambda listener: listener.interruptions == 1)
+            client.publish(f"{node}:1", b"x")
+            await lost.until(lambda listener: listener.messages == [b"x"])
+        client.acl_deluser(node)
+
+
 async def test_the_answer_to_an_earlier_subscribe_confirms_no_later_one() -> None:
     """Between them the channel was unsubscribed, which Redis may not have done yet."""
     async with RawServer() as server, closing(Subscriber(server.url)) as subscriber, asyncio.timeout(DEADLINE_S):
