@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import IO
 
+from streamer.core.records import MAX_UPDATE_BYTES
 from workers.sentences import say
 
-MAX_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES = MAX_UPDATE_BYTES
 """Of a longer line, this much and one byte more is handed over, which tells it from a line that is whole."""
 
 LINGER_S = 1.0

@@ -17,13 +17,12 @@ from websockets.frames import Close, CloseCode
 
 from streamer.core.backoff import backoff
 from streamer.core.errors import InvalidSetting, StreamerError
-from streamer.core.messages import PlainMessage
+from streamer.core.messages import GAP, RESET, PlainMessage
 from streamer.core.names import Topic, check_job, check_node
 
 MAX_MESSAGE_BYTES = 16 << 20
 """An update of the greatest size, with every character escaped in JSON, is smaller."""
 
-_RESET, _GAP = 4001, 4002
 _FINAL = {1002, 1003, 1007, 1008, 1009, 1010}
 """Close codes after which another try would end the same way (RFC 6455, section 7.4.1)."""
 
@@ -85,13 +84,13 @@ async def watch(
                 connection.transport.abort()
         except (WebSocketException, OSError, msgspec.DecodeError) as error:
             code, reason = _ending(error, gateway)
-        if code == _RESET:
+        if code == RESET:
             after, history = None, "all"
-        elif code == _GAP and (match := _AFTER.search(reason)):
+        elif code == GAP and (match := _AFTER.search(reason)):
             after = match[1]
         news = reason.partition("; ")[0]  # what follows tells a program how to come back
         # A reset or a gap is news, and the next try may be at once; again and again it would be a busy loop.
-        waited = code not in (_RESET, _GAP) or not moved
+        waited = code not in (RESET, GAP) or not moved
         if waited:
             wait = next(waits)
             notify(f"{news}; next try in {wait:.1f} s")

@@ -1,4 +1,4 @@
-"""What the plain endpoint sends: one update, one JSON message, one WebSocket frame."""
+"""What the plain endpoint sends: one update, one JSON message, one WebSocket frame; and why it closes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 import msgspec
 
 from streamer.core.records import Update
+
+RESET = 4001
+GAP = 4002
+TOO_SLOW = 4003
+"""Close codes of our own (RFC 6455, section 7.4.2). After all of them a client may come back at once."""
 
 _encode = msgspec.json.Encoder().encode
 

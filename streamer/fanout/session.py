@@ -16,17 +16,13 @@ from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from streamer.core.errors import LogUnavailable
+from streamer.core.messages import GAP, RESET, TOO_SLOW
 from streamer.core.names import Topic
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
     from streamer.fanout.feed import Feed, Position
-
-RESET = 4001
-GAP = 4002
-TOO_SLOW = 4003
-"""Close codes of our own (RFC 6455, section 7.4.2). After all of them a client may come back at once."""
 
 CLOSE_S = 10.0
 """How long the closing of a connection may take; then it is cut off."""

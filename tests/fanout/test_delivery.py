@@ -22,9 +22,10 @@ from websockets.protocol import State
 from streamer.core import window as window_module
 from streamer.core.cursor import Cursor
 from streamer.core.errors import LogUnavailable
+from streamer.core.messages import GAP, RESET, TOO_SLOW
 from streamer.core.names import Topic
 from streamer.fanout.hub import HubSettings
-from streamer.fanout.session import GAP, RESET, TOO_SLOW, Session
+from streamer.fanout.session import Session
 from streamer.log.keys import Keys
 from streamer.log.scripts import PAGE_RECORDS
 from tests.fanout.fakes import FakeConnection, FakeRedis, Gateway, Question, StillLoop, Subscription

@@ -11,9 +11,10 @@ import pytest
 
 from streamer.core.cursor import Cursor
 from streamer.core.errors import InvalidSetting, LogUnavailable
+from streamer.core.messages import TOO_SLOW
 from streamer.core.names import Topic
 from streamer.fanout.hub import HubSettings
-from streamer.fanout.session import CLOSE_S, TOO_SLOW, Session
+from streamer.fanout.session import CLOSE_S, Session
 from streamer.log.scripts import PAGE_RECORDS
 from tests.fanout.fakes import FakeConnection, Gateway, StillLoop
 from tests.fanout.model_log import ModelLog
