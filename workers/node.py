@@ -125,6 +125,9 @@ class _Run:
         self._process: subprocess.Popen[bytes] | None = None
         self._output: CommandOutput | None = None
         self._early: list[int] = []
+        self._woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
 
     def run(self) -> int:
         """Run the command to its end; return the exit status to pass on."""
@@ -132,6 +135,7 @@ class _Run:
         # From here to the end of the process: the last states are still to be sent when the command has ended.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it wakes `_wait`
         self.updates.publish("job-starting", {"command": _as_text(shlex.join(self._command))})
         try:
             process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
@@ -147,12 +151,21 @@ class _Run:
             process.send_signal(early)
         assert process.stdout is not None
         self._output = CommandOutput(process.stdout, self.updates.publish_line)
-        code = process.wait()
+        code = self._wait(process)
         duration = _duration(began)
         self._output.finish()
         outcome = {"exit_code": code} if code >= 0 else {"signal": signal_name(-code)}
         self.updates.publish("job-failed" if code else "job-finished", {**outcome, **duration})
         return KILLED_BY_SIGNAL - code if code < 0 else code
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for the command's end; handle each signal when it comes.
+
+        `Popen.wait` would handle one that comes just before it blocks only after the command's end.
+        """
+        while (code := process.poll()) is None:
+            os.read(self._woken, 512)  # at least a byte is there for each signal since the last read
+        return code
 
     def _on_signal(self, number: int, _frame: object) -> None:
         """Have a signal that should end the command reach it; when the command has ended, wait for no more output."""

@@ -89,8 +89,8 @@ def test_signals_reach_the_command_and_its_end_is_still_told(
 
 def test_a_command_may_handle_the_signal_and_end_as_it_likes(valkey: RedisServer, node: str) -> None:
     program = (
-        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5));"
-        "print('ready', flush=True); time.sleep(60)"
+        "import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]);"
+        "print('ready', flush=True); signal.sigwait([signal.SIGTERM]); sys.exit(5)"
     )
     with running(
         "node", node, *_job(sys.executable, "-c", program), redis_url=valkey.url, stdout=subprocess.PIPE
