@@ -482,7 +482,7 @@ async def test_a_closed_connection_is_forgotten_and_its_job_too(streaming: Make,
 async def test_redis_hears_that_a_job_is_watched_no_more(
     streaming: Make, valkey: RedisServer, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.state_streamer.Hub", partial(Hub, settings=HubSettings(linger_s=0.05)))
+    monkeypatch.setattr("streamer.state_streamer.Hub", partial(Hub, settings=HubSettings(keep_s=0.05)))
     streamer = streaming(valkey.url)
     channel = Keys().records(Topic(node, "job-1"))
     with valkey.client() as redis:

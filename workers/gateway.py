@@ -40,7 +40,7 @@ class CannotListen(StreamerError):
 @option(
     "--ping-s", type=Seconds(more_than_0=True), default=GatewaySettings.ping_s, help="Seconds between keep-alive pings."
 )
-@option("--linger-s", type=Seconds(), default=_HUB.linger_s, help="Seconds that a topic is kept without a watcher.")
+@option("--keep-s", type=Seconds(), default=_HUB.keep_s, help="Seconds that a topic is kept without a watcher.")
 @option(
     "--check-s", type=Seconds(more_than_0=True), default=_HUB.check_s, help="Seconds between looks for lost deliveries."
 )
@@ -61,7 +61,7 @@ def gateway(
     internal_port: int | None,
     drain_s: float,
     ping_s: float,
-    linger_s: float,
+    keep_s: float,
     check_s: float,
     feed_bytes: int,
     memory_bytes: int,
@@ -82,9 +82,7 @@ def gateway(
     elsewhere. Ctrl-C ends at once.
     """
     configure_logs(log_level)
-    hub = HubSettings(
-        linger_s=linger_s, check_s=check_s, feed_bytes=feed_bytes, memory_bytes=memory_bytes, stall_s=stall_s
-    )
+    hub = HubSettings(keep_s=keep_s, check_s=check_s, feed_bytes=feed_bytes, memory_bytes=memory_bytes, stall_s=stall_s)
     settings = GatewaySettings(redis_url, Keys(prefix), host, port, internal_port, drain_s, ping_s, hub)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings))

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class HubSettings:
     """How feeds are kept.
 
-    ``linger_s``: seconds that a feed outlives its last watcher. ``check_s``: seconds between two looks into the log
+    ``keep_s``: seconds that a feed outlives its last watcher. ``check_s``: seconds between two looks into the log
     whether a delivery was lost. ``feed_bytes`` and ``memory_bytes``: how much a feed, and all together, keep of their
     records. ``open_timeout_s``: how long a watcher waits for Redis. ``stall_s``: how long a client may take nothing
     before it is closed.
@@ -35,7 +35,7 @@ class HubSettings:
     Raises InvalidSetting where a value is out of range.
     """
 
-    linger_s: float = 5.0
+    keep_s: float = 5.0
     check_s: float = 5.0
     feed_bytes: int = 16 << 20
     memory_bytes: int = 256 << 20
@@ -216,7 +216,7 @@ class Hub:
         for topic, slot in list(self._slots.items()):
             if slot.feed.watched or slot.joining:
                 slot.watched = now
-            elif now - slot.watched >= self.settings.linger_s:
+            elif now - slot.watched >= self.settings.keep_s:
                 self._retire(topic)
 
     def _keep_to_bound(self) -> None:

@@ -38,7 +38,7 @@ JOBS = (None, "a", "b", "c")
 WATCHED: tuple[str | None, ...] = (None, "a", "b")
 BLOCK_BYTES = 300
 GATEWAYS = 2
-SETTINGS = HubSettings(linger_s=3, check_s=5, open_timeout_s=10, stall_s=30)
+SETTINGS = HubSettings(keep_s=3, check_s=5, open_timeout_s=10, stall_s=30)
 
 
 class Received(NamedTuple):

@@ -19,7 +19,7 @@ from streamer.log.scripts import PAGE_RECORDS
 from tests.fanout.fakes import FakeConnection, Gateway, StillLoop
 from tests.fanout.model_log import ModelLog
 
-SETTINGS = HubSettings(linger_s=3, check_s=5, open_timeout_s=5, stall_s=30)
+SETTINGS = HubSettings(keep_s=3, check_s=5, open_timeout_s=5, stall_s=30)
 NODE = Topic("n")
 
 
@@ -210,7 +210,7 @@ def test_a_session_that_has_ended_does_not_join(house: House) -> None:
     assert (client_of(connection).data, house.hub.statistics().live, ended) == (b"", 0, [session])
 
 
-@pytest.mark.parametrize("name", ["linger_s", "check_s", "feed_bytes", "memory_bytes", "open_timeout_s", "stall_s"])
+@pytest.mark.parametrize("name", ["keep_s", "check_s", "feed_bytes", "memory_bytes", "open_timeout_s", "stall_s"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_a_setting_out_of_range_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(InvalidSetting, match=f"^{name} must be"):

@@ -363,11 +363,11 @@ async def test_without_redis_the_log_says_why_but_not_for_each_request(
     assert said.startswith(f"clients are refused: Redis at {own_valkey.url}")
 
 
-@pytest.mark.parametrize("linger_s", [5, 0.05])
+@pytest.mark.parametrize("keep_s", [5, 0.05])
 async def test_without_redis_a_websocket_is_refused_and_can_be_had_as_soon_as_it_is_back(
-    own_valkey: RedisServer, node: str, linger_s: float
+    own_valkey: RedisServer, node: str, keep_s: float
 ) -> None:
-    async with _without_redis(own_valkey, linger_s=linger_s) as gateway:
+    async with _without_redis(own_valkey, keep_s=keep_s) as gateway:
         answer = await ask(gateway.port, path(node), "GET", b"", *UPGRADE)
         assert answer.status == 503
         assert answer.headers["retry-after"] == "1"

@@ -181,7 +181,7 @@ async def test_topics_that_nobody_watches_are_unsubscribed_and_can_be_watched_ag
     def subscribed() -> list[int]:
         return [count for _, count in redis.pubsub_numsub(*channels)]
 
-    async with serving(own_valkey, hub=HubSettings(linger_s=0.05)) as gateway:
+    async with serving(own_valkey, hub=HubSettings(keep_s=0.05)) as gateway:
         for n in range(2):
             async with (
                 connect(gateway, path(name, history="none")) as one,
