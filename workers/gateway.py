@@ -24,6 +24,10 @@ from workers.options import DEFAULT_PORT, Seconds, option, redis_options
 
 _log = logging.getLogger("streamer.gateway")
 
+GC_THRESHOLD = 100_000
+"""The collector looks at new objects when so many more were made than freed; CPython's default is 700. What an update
+makes is freed without it, and connections that come in a herd are not garbage."""
+
 _HUB = HubSettings()
 
 
@@ -109,6 +113,7 @@ async def _serve(settings: GatewaySettings) -> None:
         raise _cannot_listen(settings, error) from None
     # What is here now stays: the collector need not look at it again.
     gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     _log.info(
         "serving http://%s:%d/ from Redis at %s", settings.host, server.port, without_password(settings.redis_url)
     )

@@ -118,40 +118,43 @@ class Feed:
         mine = self.window.cursor
         return at.log_id == mine.log_id and at.epoch >= mine.epoch
 
+    def locate_in_window(self, after: Cursor | None, history: int | None) -> Position | None:
+        """What `locate` finds without asking Redis, which is where a herd of clients comes back; else None."""
+        window, mine = self.window, self.window.cursor
+        if after is not None:
+            known = (after.log_id == mine.log_id and after.epoch == mine.epoch) or not after.log_id
+            inside = known and window.start <= after.index <= mine.index
+            return Position(mine.at(after.index), mine.index) if inside else None
+        if history is not None:
+            index = window.before_last(history)
+            return None if index is None else Position(mine.at(index), mine.index)
+        return None if window.forgot else Position(mine.at(window.start), mine.index, truncated=window.start > -1)
+
     async def locate(self, after: Cursor | None, history: int | None) -> Position:
         """Find where a watcher joins: behind its cursor or, without one, so many records before the head (None: all).
 
-        Within the window, and so for a herd of clients that come back, this asks nothing of Redis. Raises
-        LogUnavailable where it has to ask.
+        Raises LogUnavailable where it has to ask Redis, in vain.
         """
+        if position := self.locate_in_window(after, history):
+            return position
         if after is not None:
-            return await self._locate_cursor(after)
+            page = await self._look_up(after)
+            cursor = Cursor(page.log_id, page.epoch, page.start)
+            return Position(cursor, self.window.cursor.index, missing=page.missing, reset=page.reset)
         if history is not None:
             mine = self.window.cursor
-            index = self.window.before_last(history)
-            if index is None:
-                index = await self._reader.before_last(self.topic, history)
+            index = await self._reader.before_last(self.topic, history)
             if index is not None:
                 return Position(mine.at(index), mine.index)
-        return await self._locate_start()
-
-    async def _locate_cursor(self, after: Cursor) -> Position:
-        mine = self.window.cursor
-        known = (after.log_id == mine.log_id and after.epoch == mine.epoch) or not after.log_id
-        if known and self.window.start <= after.index <= mine.index:
-            return Position(mine.at(after.index), mine.index)
-        page = await self._look_up(after)
-        cursor = Cursor(page.log_id, page.epoch, page.start)
-        return Position(cursor, self.window.cursor.index, missing=page.missing, reset=page.reset)
-
-    async def _locate_start(self) -> Position:
-        window = self.window
-        if not window.forgot:
-            mine = window.cursor
-            return Position(mine.at(window.start), mine.index, truncated=window.start > -1)
         page = await self._look_up(START)
         index = page.missing[1] if page.missing else -1
-        return Position(Cursor(page.log_id, page.epoch, index), window.cursor.index, truncated=page.missing is not None)
+        return Position(Cursor(page.log_id, page.epoch, index), self.window.cursor.index, truncated=bool(page.missing))
+
+    async def locate_again(self, position: Position | None) -> Position:
+        """Find where a watcher joins whose position, if any, was found earlier. Raises LogUnavailable."""
+        if position is None:
+            return await self.locate(None, None)
+        return position if position.reset or self.knows(position.cursor) else await self.locate(position.cursor, None)
 
     async def _look_up(self, after: Cursor) -> Page:
         """Read a page behind a cursor that the feed, as it is on return, knows."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from random import Random
 
@@ -78,8 +78,13 @@ class _Slot:
     @property
     def failed(self) -> bool:
         """Whether the feed could not be opened, as where Redis refuses the channel."""
+        return self.opening.done() and not self.ready
+
+    @property
+    def ready(self) -> bool:
+        """Whether the feed is open."""
         opening = self.opening
-        return opening.done() and (opening.cancelled() or opening.exception() is not None)
+        return opening.done() and not opening.cancelled() and opening.exception() is None
 
 
 class Hub:
@@ -118,20 +123,23 @@ class Hub:
 
     async def locate(self, topic: Topic, after: Cursor | None = None, history: int | None = None) -> Position:
         """Find where a watcher joins a topic: see `Feed.locate`. Raises LogUnavailable."""
-        async with self._opened(topic) as feed:
-            return await feed.locate(after, history)
+        with self._held(topic) as slot:
+            position = slot.feed.locate_in_window(after, history) if slot.ready else None
+            if position is None:
+                async with self._in_time(slot):
+                    position = await slot.feed.locate(after, history)
+            return position
 
     async def join(self, session: Session, position: Position | None = None) -> None:
         """Have a session follow its topic, from a position found by `locate` or else from the start.
 
         Raises LogUnavailable. May be cancelled; the session has not joined then.
         """
-        async with self._opened(session.topic) as feed:
-            if position is None:
-                position = await feed.locate(None, None)
-            elif not position.reset and not feed.knows(position.cursor):
-                position = await feed.locate(position.cursor, None)
-            session.join(feed, position)
+        with self._held(session.topic) as slot:
+            if position is None or not (slot.ready and (position.reset or slot.feed.knows(position.cursor))):
+                async with self._in_time(slot):
+                    position = await slot.feed.locate_again(position)
+            session.join(slot.feed, position)
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and has met."""
@@ -155,12 +163,9 @@ class Hub:
         await self._subscriber.aclose()
         await self.reader.aclose()
 
-    @asynccontextmanager
-    async def _opened(self, topic: Topic) -> AsyncIterator[Feed]:
-        """The topic's feed, once it has read what the log has; it is not let go of meanwhile.
-
-        Raises LogUnavailable where it, or what is done with it, takes too long.
-        """
+    @contextmanager
+    def _held(self, topic: Topic) -> Iterator[_Slot]:
+        """The topic's feed, opened or being opened; it is not let go of meanwhile."""
         self.start()
         loop = asyncio.get_running_loop()
         slot = self._slots.get(topic)
@@ -173,14 +178,22 @@ class Hub:
             slot = self._slots[topic] = _Slot(feed, feed.open(subscribed))
         slot.joining += 1
         try:
-            async with asyncio.timeout(self.settings.open_timeout_s):
-                await asyncio.shield(slot.opening)
-                yield slot.feed
-        except TimeoutError:
-            raise LogUnavailable(f"Redis did not answer within {self.settings.open_timeout_s:g} s") from None
+            yield slot
         finally:
             slot.joining -= 1
             slot.joined = slot.watched = loop.time()
+
+    @asynccontextmanager
+    async def _in_time(self, slot: _Slot) -> AsyncIterator[None]:
+        """Wait until a feed has read what the log has. Raises LogUnavailable where it, or what is done then, takes too
+        long.
+        """
+        try:
+            async with asyncio.timeout(self.settings.open_timeout_s):
+                await asyncio.shield(slot.opening)
+                yield
+        except TimeoutError:
+            raise LogUnavailable(f"Redis did not answer within {self.settings.open_timeout_s:g} s") from None
 
     def _retire(self, topic: Topic) -> None:
         slot = self._slots.pop(topic)

@@ -22,6 +22,7 @@ from streamer.core.names import Topic
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
+    from streamer.core.window import Chunk
     from streamer.fanout.feed import Feed, Position
 
 CLOSE_S = 10.0
@@ -79,7 +80,8 @@ class Session:
         self.index = index
         feed.live.discard(self)
         feed.behind.add(self)
-        self._following = asyncio.get_running_loop().create_task(self._follow(feed))
+        if self.connection.paused or not self._write_on(feed):
+            self._following = asyncio.get_running_loop().create_task(self._follow(feed))
 
     def gap(self, first: int, last: int) -> None:
         """Tell the client which updates it has missed for good, and where it can go on."""
@@ -131,25 +133,39 @@ class Session:
         except TimeoutError:
             self.connection.transport.abort()
 
+    def _write_on(self, feed: Feed) -> bool:
+        """Write the next frames of the window, if that reaches so far back; return whether the session is live now."""
+        if self.index < feed.window.start:
+            return False
+        if chunk := feed.window.after(self.index):
+            self._write(chunk)
+        if self.index < feed.window.cursor.index:
+            return False
+        # Without an await since the look into the window.
+        feed.behind.discard(self)
+        feed.live.add(self)
+        return True
+
+    def _write(self, chunk: Chunk) -> None:
+        if self.connection.protocol.state is State.OPEN:
+            self.connection.transport.write(chunk.data)
+        self.index = chunk.last
+
     async def _follow(self, feed: Feed) -> None:
         connection = self.connection
         try:
-            while True:
-                async with asyncio.timeout(self._stall_s):
-                    await connection.drain()
-                behind = self.index < feed.window.start
-                chunk = await feed.read_back(self) if behind else feed.window.after(self.index)
-                if self._ended or connection.protocol.state is not State.OPEN:
-                    return
-                if chunk is None:
-                    # Without an await since the look into the window.
-                    self._following = None
-                    feed.behind.discard(self)
-                    feed.live.add(self)
-                    return
-                connection.transport.write(chunk.data)
-                self.index = chunk.last
-                await asyncio.sleep(0)
+            while not self._ended and connection.protocol.state is State.OPEN:
+                if connection.paused:
+                    async with asyncio.timeout(self._stall_s):
+                        await connection.drain()
+                else:
+                    await asyncio.sleep(0)  # one chunk, and it is another's turn
+                if self.index < feed.window.start:
+                    chunk = await feed.read_back(self)
+                    if not self._ended:
+                        self._write(chunk)
+                elif self._write_on(feed):
+                    break
         except TimeoutError:
             self.close(TOO_SLOW, f"too slow: nothing was taken for {self._stall_s:g} s; {self.how_to_go_on()}")
         except LogUnavailable as error:

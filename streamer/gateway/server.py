@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import socket
 import time
 from functools import partial
 from http import HTTPStatus
@@ -32,6 +33,9 @@ MAX_MESSAGE_BYTES = 4096
 """Clients of the plain endpoint have nothing to say."""
 
 BACKLOG = 4096
+SEND_BUFFER_BYTES = 128 * 1024
+"""What the kernel may hold for a client that does not read; without a bound, it is megabytes each."""
+
 LAST_WORDS_S = 1.0
 """How long those who were told that the gateway stops have to answer."""
 
@@ -72,6 +76,9 @@ class Gateway:
                 max_queue=1,
                 backlog=BACKLOG,
             )
+            for listening in self._server.sockets:
+                # Accepted sockets inherit it.
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         except BaseException:
             await self._release()
             raise
@@ -207,6 +214,7 @@ class Gateway:
         connection = cast(GatewayConnection, connection)
         assert connection.watch is not None
         began = time.monotonic()
+        connection.forget_handshake()
         session = connection.session = Session(connection, connection.watch.topic, self.settings.hub.stall_s)
         try:
             await self._join(session, connection.position)
