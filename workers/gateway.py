@@ -48,8 +48,7 @@ class CannotListen(StreamerError):
 @option(
     "--check-s", type=Seconds(more_than_0=True), default=_HUB.check_s, help="Seconds between looks for lost deliveries."
 )
-@option("--feed-bytes", type=int, default=_HUB.feed_bytes, help="Bytes of history kept in memory per topic.")
-@option("--memory-bytes", type=int, default=_HUB.memory_bytes, help="Bytes of history kept in memory in all.")
+@option("--memory-bytes", type=int, default=_HUB.memory_bytes, help="Bytes of history kept in memory.")
 @option(
     "--stall-s",
     type=Seconds(more_than_0=True),
@@ -67,7 +66,6 @@ def gateway(
     ping_s: float,
     keep_s: float,
     check_s: float,
-    feed_bytes: int,
     memory_bytes: int,
     stall_s: float,
     log_level: str,
@@ -86,7 +84,7 @@ def gateway(
     elsewhere. Ctrl-C ends at once.
     """
     configure_logs(log_level)
-    hub = HubSettings(keep_s=keep_s, check_s=check_s, feed_bytes=feed_bytes, memory_bytes=memory_bytes, stall_s=stall_s)
+    hub = HubSettings(keep_s=keep_s, check_s=check_s, memory_bytes=memory_bytes, stall_s=stall_s)
     settings = GatewaySettings(redis_url, Keys(prefix), host, port, internal_port, drain_s, ping_s, hub)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings))

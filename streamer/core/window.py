@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -34,6 +34,20 @@ class Chunk(NamedTuple):
 
     data: bytes
     last: int
+
+
+def joined(frames: Iterable[tuple[int, bytes]]) -> Iterator[Chunk]:
+    """Join frames, each with its index, into chunks of about a block's size."""
+    block: list[bytes] = []
+    last = size = 0
+    for last, frame in frames:
+        block.append(frame)
+        size += len(frame)
+        if size >= BLOCK_BYTES:
+            yield Chunk(b"".join(block), last)
+            block, size = [], 0
+    if block:
+        yield Chunk(b"".join(block), last)
 
 
 class _Block:
@@ -73,16 +87,14 @@ class Window:
     Args:
         of_job: whether the topic is a job: then the chain is checked by ``previous``, else by ``index``.
         frame: makes the frame of an update, given the log's id; called once per record.
-        limit_bytes: how many bytes of frames to keep; the oldest blocks go first, the newest stays.
 
     ``cursor`` is the position of the last record, ``start`` the index behind which the first one stands. ``forgot``
-    says whether records between the last restart's position and ``start`` were dropped to keep to the limit.
+    says whether the log may have records before that, which the window left to it or has dropped.
     """
 
-    def __init__(self, *, of_job: bool, frame: Callable[[str, Update], bytes], limit_bytes: int) -> None:
+    def __init__(self, *, of_job: bool, frame: Callable[[str, Update], bytes]) -> None:
         self._of_job = of_job
         self._frame = frame
-        self._limit_bytes = limit_bytes
         self._blocks: list[_Block] = []
         self.cursor: Cursor = START
         self.start = -1
@@ -116,8 +128,12 @@ class Window:
         self.forgot = False
         self.size_bytes = 0
 
-    def rewind(self, epoch: int, index: int) -> None:
-        """Go back to an index, since the log has lost what came after it. What came before is left to the log, too."""
+    def begin(self, log_id: str) -> None:
+        """Take note of the id of the log in which it stands."""
+        self.cursor = Cursor(log_id, self.cursor.epoch, self.cursor.index)
+
+    def move(self, epoch: int, index: int) -> None:
+        """Stand at another index of the log, and leave to the log what comes before it."""
         self.restart(self.cursor.log_id, epoch, index)
         self.forgot = True
 
@@ -170,6 +186,4 @@ class Window:
         self._blocks[-1].append(update.index, frame)
         self.size_bytes += len(frame)
         self.cursor = Cursor(self.cursor.log_id, update.epoch, update.index)
-        while self.size_bytes > self._limit_bytes and len(self._blocks) > 1:
-            self.forget_oldest()
         return frame

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from streamer.core.backoff import backoff
 from streamer.core.cursor import START, Cursor
@@ -20,12 +21,18 @@ from streamer.core.errors import LogUnavailable
 from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
 from streamer.core.records import unpack_message
-from streamer.core.window import Chunk, Outcome, Window
-from streamer.log.reading import Reader
+from streamer.core.window import Chunk, Outcome, Window, joined
+from streamer.fanout.older import Older
+from streamer.log.reading import Head, Reader
 from streamer.log.scripts import Page
+
+OPENED_RECORDS = 10_000
+"""How many of the last records a feed reads when it is opened. Who is owed more reads that from the log."""
 
 PENDING_BYTES = 8 << 20
 """How much may arrive while the log is read; beyond it all of that is dropped, and the log read once more."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -81,26 +88,40 @@ class Feed:
     Args:
         topic: what it is a feed of.
         reader: where it reads the log.
-        limit_bytes: how much of the topic it keeps at the most; the log has the rest.
         counts: where it counts what it meets.
+        grew: is told how many bytes more it has in memory.
         rng: spreads retries.
     """
 
-    def __init__(self, topic: Topic, reader: Reader, limit_bytes: int, counts: Counts, rng: Random) -> None:
+    def __init__(self, topic: Topic, reader: Reader, counts: Counts, grew: Callable[[int], None], rng: Random) -> None:
         self.topic = topic
-        self.window = Window(of_job=topic.job is not None, frame=plain_frame, limit_bytes=limit_bytes)
+        self.window = Window(of_job=topic.job is not None, frame=plain_frame)
         self.live: set[Watcher] = set()
         self.behind: set[Watcher] = set()
-        self._reader, self._counts, self._rng = reader, counts, rng
+        self._reader, self._counts, self._grew, self._rng = reader, counts, grew, rng
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._reading: asyncio.Task[None] | None = None
         self._again = False
+        self._looked_up = -1
+        self.older = Older(self._read_older, grew)
 
     @property
     def watched(self) -> bool:
         """Whether anybody follows."""
         return bool(self.live or self.behind)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much it holds in memory."""
+        return self.window.size_bytes + self.older.size_bytes
+
+    def give_up_oldest(self) -> bool:
+        """Hold less in memory, if it holds anything: the log has the rest."""
+        if self.older.size_bytes:
+            self.older.forget()
+            return True
+        return self.window.forget_oldest()
 
     def open(self, subscribed: asyncio.Future[None]) -> asyncio.Future[None]:
         """Read what the log has, once the subscription is confirmed; what is returned is done when all is read."""
@@ -110,6 +131,7 @@ class Feed:
         """Stop all work. Whoever still follows gets nothing more."""
         if self._reading is not None:
             self._reading.cancel()
+        self.older.close()
 
     # Watchers join.
 
@@ -173,20 +195,28 @@ class Feed:
         what follows is no longer kept. Raises LogUnavailable.
         """
         index, mine = watcher.index, self.window.cursor
-        page = await self._reader.read(self.topic, mine.at(index))
-        if page.start == index == watcher.index and self.knows(page) and not page.reset:
+        chunk = await self.older.after(index)
+        moved = self.window.cursor.at(0) != mine.at(0)  # to another log or epoch, and the chunk may be of the old one
+        if chunk is None or moved or watcher.index != index:
+            return Chunk(b"", watcher.index)
+        if not chunk.data:
+            watcher.gap(index + 1, chunk.last)
+        return chunk
+
+    async def _read_older(self, index: int) -> list[Chunk]:
+        """Read what stands behind an index; a chunk without data stands for what is no longer kept."""
+        page = await self._reader.read(self.topic, self.window.cursor.at(index))
+        if page.start == index and self.knows(page) and not page.reset:
             if page.missing:
-                watcher.gap(*page.missing)
-                return Chunk(b"", index)
+                return [Chunk(b"", page.missing[1])]
             # What the feed has not got yet, it is going to deliver.
             mine = self.window.cursor
             known = [update for update in page.updates if update.index <= mine.index and update.epoch <= mine.epoch]
             if known:
-                return Chunk(b"".join([plain_frame(page.log_id, update) for update in known]), known[-1].index)
+                return list(joined((update.index, plain_frame(page.log_id, update)) for update in known))
         await self.catch_up()
-        if not page.updates and watcher.index == index < self.window.start:
-            watcher.gap(index + 1, self.window.start)
-        return Chunk(b"", watcher.index)
+        gone = not page.updates and index < self.window.start and self.knows(page)
+        return [Chunk(b"", self.window.start)] if gone else []
 
     # Records come in.
 
@@ -205,14 +235,20 @@ class Feed:
         """Read the log, since deliveries may have been lost."""
         self._read_log()
 
-    async def check(self) -> None:
-        """Look whether the log has more than was delivered, as after the loss of a last message.
+    def check(self, head: Head, asked_at: int) -> None:
+        """Read the log where it shows that a delivery was lost, as of a last message, which no later one would show.
 
-        Raises LogUnavailable.
+        Args:
+            head: where the topic stands in the log.
+            asked_at: the feed's index when that was asked, of which the log cannot know less.
         """
-        page = await self._reader.read(self.topic, self.window.cursor, limit=1)
-        if page.reset or page.updates or page.missing or page.start < self.window.cursor.index:
+        mine = self.window.cursor
+        last = asked_at if head.last is None else head.last
+        changed = head.log_id != mine.log_id or head.epoch > mine.epoch or last < asked_at
+        # What was there at the last look already is not just under way.
+        if changed or mine.index < self._looked_up:
             self.interrupted()
+        self._looked_up = last
 
     async def catch_up(self) -> None:
         """Return once the feed has all that the log has at the moment. Waits as long as Redis does not answer."""
@@ -253,6 +289,7 @@ class Feed:
         stalled = [watcher for watcher in self.live if not watcher.push(data)]
         for watcher in stalled:
             watcher.follow(before)
+        self._grew(len(data))
 
     def _read_log(self, subscribed: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         """Read from the cursor to the head, again if that is being done already."""
@@ -265,23 +302,34 @@ class Feed:
         try:
             if subscribed is not None:
                 await subscribed
+                await self._skip_old()
             while self._again:
                 self._again = False
-                while self._extend(await self._read_page()):
+                while self._extend(await self._answer(self._read_page)):
                     pass
                 # Offering may find that the log must be read again; what was offered is there already then.
                 self._offer(self._drop_pending())
         finally:
             self._reading = None
 
-    async def _read_page(self) -> Page:
+    async def _skip_old(self) -> None:
+        """Leave what is old to the log, so that the first who come need not wait until all of it is read."""
+        index = await self._answer(lambda: self._reader.before_last(self.topic, OPENED_RECORDS))
+        if index is not None:
+            self.window.move(0, index)
+
+    async def _answer(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask Redis until it answers."""
         for wait in backoff(self._rng):
             try:
-                return await self._reader.read(self.topic, self.window.cursor)
+                return await ask()
             except LogUnavailable as error:
                 _log.warning("reading %s failed: %s; next try in %.1f s", self.topic, error, wait)
             await asyncio.sleep(wait)
         raise AssertionError("the waits never end")
+
+    def _read_page(self) -> Awaitable[Page]:
+        return self._reader.read(self.topic, self.window.cursor)
 
     def _extend(self, page: Page) -> bool:
         """Take a page in; return whether another must be read."""
@@ -289,14 +337,16 @@ class Feed:
         if page.reset:
             self._counts.resets += 1
             window.restart("", 0, -1)
+            self.older.forget()
             for watcher in [*self.live, *self.behind]:
                 watcher.reset()
             return True
         if not window.cursor.log_id and page.log_id:
-            window.restart(page.log_id, 0, -1)
+            window.begin(page.log_id)
         elif page.start < window.cursor.index:
             self._counts.rewinds += 1
-            window.rewind(page.epoch, page.start)
+            window.move(page.epoch, page.start)
+            self.older.forget()
             for watcher in self.behind:
                 watcher.index = min(watcher.index, page.start)
         if page.missing:

@@ -19,6 +19,7 @@ from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
 
 TEND_S = 1.0
+CHECKED_AT_ONCE = 500
 
 _log = logging.getLogger(__name__)
 
@@ -28,16 +29,15 @@ class HubSettings:
     """How feeds are kept.
 
     ``keep_s``: seconds that a feed outlives its last watcher. ``check_s``: seconds between two looks into the log
-    whether a delivery was lost. ``feed_bytes`` and ``memory_bytes``: how much a feed, and all together, keep of their
-    records. ``open_timeout_s``: how long a watcher waits for Redis. ``stall_s``: how long a client may take nothing
-    before it is closed.
+    whether a delivery was lost. ``memory_bytes``: how much all feeds together keep in memory; the log has the rest.
+    ``open_timeout_s``: how long a watcher waits for Redis. ``stall_s``: how long a client may take nothing before it is
+    closed.
 
     Raises InvalidSetting where a value is out of range.
     """
 
     keep_s: float = 5.0
     check_s: float = 5.0
-    feed_bytes: int = 16 << 20
     memory_bytes: int = 256 << 20
     open_timeout_s: float = 5.0
     stall_s: float = 60.0
@@ -111,6 +111,7 @@ class Hub:
         self._keys = keys
         self._rng = rng or Random()
         self._counts = Counts()
+        self._growth = 0
         self._slots: dict[Topic, _Slot] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -147,7 +148,7 @@ class Hub:
         return HubStatistics(
             listening=self._subscriber.connected,
             feeds=len(feeds),
-            feed_bytes=sum(feed.window.size_bytes for feed in feeds),
+            feed_bytes=sum(feed.size_bytes for feed in feeds),
             live=sum(len(feed.live) for feed in feeds),
             behind=sum(len(feed.behind) for feed in feeds),
             **vars(self._counts),
@@ -173,7 +174,7 @@ class Hub:
             self._retire(topic)
             slot = None
         if slot is None:
-            feed = Feed(topic, self.reader, self.settings.feed_bytes, self._counts, self._rng)
+            feed = Feed(topic, self.reader, self._counts, self._grew, self._rng)
             subscribed = loop.create_task(self._subscriber.subscribe(self._keys.records(topic), feed))
             slot = self._slots[topic] = _Slot(feed, feed.open(subscribed))
         slot.joining += 1
@@ -201,13 +202,12 @@ class Hub:
         slot.feed.close()
 
     async def _tend(self) -> None:
-        """Again and again, let go of feeds that nobody watches, and keep to the bound."""
+        """Again and again, let go of what nobody needs any more."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(TEND_S)
             try:
                 self._let_go(loop.time())
-                self._keep_to_bound()
             except Exception:
                 # A fault in one feed must not leave all others untended.
                 _log.exception("tending the feeds failed")
@@ -216,29 +216,48 @@ class Hub:
         """Again and again, look into the log for what was published and did not arrive."""
         while True:
             await asyncio.sleep(self.settings.check_s)
-            for slot in list(self._slots.values()):
-                if slot.opening.done():
-                    try:
-                        await slot.feed.check()
-                    except LogUnavailable:
-                        pass  # the next look finds what it has cost
-                    except Exception:
-                        _log.exception("checking the feed of %s failed", slot.feed.topic)
+            feeds = [slot.feed for slot in self._slots.values() if slot.ready]
+            for first in range(0, len(feeds), CHECKED_AT_ONCE):
+                try:
+                    await self._check_some(feeds[first : first + CHECKED_AT_ONCE])
+                except LogUnavailable:
+                    pass  # the next look finds what it has cost
+                except Exception:
+                    _log.exception("looking for lost deliveries failed")
+
+    async def _check_some(self, feeds: list[Feed]) -> None:
+        asked_at = [feed.window.cursor.index for feed in feeds]
+        heads = await self.reader.heads([feed.topic for feed in feeds])
+        for feed, head, index in zip(feeds, heads, asked_at, strict=True):
+            if head is not None:
+                feed.check(head, index)
 
     def _let_go(self, now: float) -> None:
         for topic, slot in list(self._slots.items()):
+            if not slot.feed.behind:
+                slot.feed.older.forget()
             if slot.feed.watched or slot.joining:
                 slot.watched = now
             elif now - slot.watched >= self.settings.keep_s:
                 self._retire(topic)
 
-    def _keep_to_bound(self) -> None:
+    def _grew(self, size: int) -> None:
+        """Count what feeds take in. A small part of the bound is for what comes until they are looked at again."""
+        self._growth += size
+        part = self.settings.memory_bytes // 16
+        if self._growth > part:
+            self._growth = 0
+            self._shrink_to(self.settings.memory_bytes - part)
+
+    def _shrink_to(self, size: int) -> None:
         """Have the feeds that were joined least recently give up their oldest records first."""
-        excess = sum(slot.feed.window.size_bytes for slot in self._slots.values()) - self.settings.memory_bytes
+        excess = sum(slot.feed.size_bytes for slot in self._slots.values()) - size
+        if excess <= 0:
+            return
         for slot in sorted(self._slots.values(), key=lambda slot: slot.joined):
-            window = slot.feed.window
-            while excess > 0:
-                size = window.size_bytes
-                if not window.forget_oldest():
-                    break
-                excess -= size - window.size_bytes
+            before = slot.feed.size_bytes
+            while slot.feed.size_bytes > before - excess and slot.feed.give_up_oldest():
+                pass
+            excess -= before - slot.feed.size_bytes
+            if excess <= 0:
+                return

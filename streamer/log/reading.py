@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from streamer.core.cursor import Cursor
 from streamer.core.names import Topic
 from streamer.core.records import index_of, unpack_records
 from streamer.log.connecting import answering, connect_async
 from streamer.log.fleet import JobSummary, Summary
-from streamer.log.keys import Keys, unescape
+from streamer.log.keys import Keys, escape, unescape
 from streamer.log.scripts import PAGE_RECORDS, Page, damage_as_error, parse_page, read_request, source
 
 MOST_JOBS = 1000
 """How many jobs of a node are listed, the latest first."""
+
+
+class Head(NamedTuple):
+    """Where a topic stands: its log's id, empty for none, and epoch, and its last index, None where nobody knows it."""
+
+    log_id: str
+    epoch: int
+    last: int | None
 
 
 class Reader:
@@ -40,6 +49,17 @@ class Reader:
         async with answering(self._url):
             record: Any = await self._redis.lindex(self._keys.records(topic), -count - 1)
         return None if record is None else index_of(record)
+
+    async def heads(self, topics: Sequence[Topic]) -> list[Head | None]:
+        """Where each of several topics stands, asked all at once; None where that cannot be read."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for topic in topics:
+            pipeline.hmget(self._keys.log(topic.node), "id", "epoch", "next")
+            if topic.job is not None:
+                pipeline.zscore(self._keys.jobs(topic.node), escape(topic.job))
+        async with answering(self._url):
+            replies = iter(await pipeline.execute(raise_on_error=False))
+        return [_head(next(replies), None if topic.job is None else (next(replies),)) for topic in topics]
 
     async def nodes(self) -> dict[str, Summary]:
         """Every node that has ever reported, with its summary, by name."""
@@ -74,3 +94,15 @@ class Reader:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
+
+
+def _head(log: Any, job: tuple[Any] | None) -> Head | None:
+    """A topic's head, from what its log's hash has and, where it is a job, from the job's score."""
+    try:
+        log_id, epoch, next_index = log
+        if not log_id:
+            return Head("", 0, -1)
+        last = int(next_index) - 1 if job is None else None if job[0] is None else int(job[0])
+        return Head(log_id.decode(), int(epoch), last)
+    except (TypeError, ValueError):  # also where a reply is an error
+        return None

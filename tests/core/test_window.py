@@ -29,9 +29,9 @@ def frame(log_id: str, update: Update) -> bytes:
     return f"<{log_id}.{update.epoch}.{update.index}{'-' * len(update.status)}>".encode()
 
 
-def make(*indexes: int, of_job: bool = False, limit_bytes: int = 10**6, epoch: int = 1) -> Window:
+def make(*indexes: int, of_job: bool = False, epoch: int = 1) -> Window:
     """A window that stands behind records of these indexes."""
-    window = Window(of_job=of_job, frame=frame, limit_bytes=limit_bytes)
+    window = Window(of_job=of_job, frame=frame)
     window.restart(LOG, epoch, -1)
     previous = -1
     for index in indexes:
@@ -66,10 +66,10 @@ class WindowAgainstAList(RuleBasedStateMachine):
     def teardown(self) -> None:
         window_module.BLOCK_BYTES = self.normal_size
 
-    @initialize(of_job=st.booleans(), limit_bytes=st.sampled_from([60, 200, 10**6]), start=st.sampled_from([-1, 7]))
-    def open(self, of_job: bool, limit_bytes: int, start: int) -> None:
-        self.of_job, self.limit_bytes = of_job, limit_bytes
-        self.window = Window(of_job=of_job, frame=frame, limit_bytes=limit_bytes)
+    @initialize(of_job=st.booleans(), start=st.sampled_from([-1, 7]))
+    def open(self, of_job: bool, start: int) -> None:
+        self.of_job = of_job
+        self.window = Window(of_job=of_job, frame=frame)
         self._restart(start)
 
     def _restart(self, start: int) -> None:
@@ -110,11 +110,11 @@ class WindowAgainstAList(RuleBasedStateMachine):
         assert self.window.offer(LOG, update(index, index - 1, self.epoch)) == (Outcome.GAP, b"")
 
     @rule(back=st.integers(0, 12))
-    def rewind(self, back: int) -> None:
+    def move_back(self, back: int) -> None:
         following = update(self.head + 1, self.head, self.epoch)
         self.epoch += 1
         self.start = self.head = max(-1, self.head - back)
-        self.window.rewind(self.epoch, self.head)
+        self.window.move(self.epoch, self.head)
         self.held = []
         if following.index > self.head:
             assert self.window.check(LOG, following) is Outcome.DUPLICATE, "it is of an epoch that was left"
@@ -155,7 +155,6 @@ class WindowAgainstAList(RuleBasedStateMachine):
         window = self.window
         assert (window.start, window.cursor.index, window.cursor.log_id) == (self.start, self.head, LOG)
         assert window.size_bytes == sum(len(frame(LOG, one)) for one in self.held)
-        assert window.size_bytes <= self.limit_bytes or len(window._blocks) == 1
 
     def _hands_out_from_every_index_all_that_follows_in_order(self) -> None:
         for index in range(self.start, self.head + 2):
@@ -243,7 +242,7 @@ def test_a_record_of_another_log_is_a_reset_whatever_its_index() -> None:
 
 @given(index=st.integers(0, 5), epoch=st.integers(1, 3))
 def test_a_window_that_knows_no_log_takes_nothing_live(index: int, epoch: int) -> None:
-    window = Window(of_job=False, frame=frame, limit_bytes=1000)
+    window = Window(of_job=False, frame=frame)
     assert window.cursor == START
     assert window.offer(LOG, update(index, epoch=epoch)) == (Outcome.RESET, b"")
     assert window.after(-1) is None
@@ -256,7 +255,7 @@ def test_a_frame_is_made_once_however_often_it_is_read() -> None:
         made.append(update.index)
         return frame(log_id, update)
 
-    window = Window(of_job=False, frame=count, limit_bytes=10**6)
+    window = Window(of_job=False, frame=count)
     window.restart(LOG, 1, -1)
     window.extend([update(0), update(1)])
     window.offer(LOG, update(2))
@@ -266,16 +265,11 @@ def test_a_frame_is_made_once_however_often_it_is_read() -> None:
 
 
 def test_what_was_forgotten_is_left_out_of_what_follows_an_index_before_it() -> None:
-    window = make(*range(20), limit_bytes=100)
+    window = make(*range(20))
+    assert window.forget_oldest()
     assert window.start > 0
     data = b"".join(chunk.data for chunk in chunks(window, -1))
     assert data == frames(*range(window.start + 1, 20))
-
-
-def test_of_what_comes_the_newest_block_stays_however_small_the_bound() -> None:
-    window = make(0, 1, 2, limit_bytes=1)
-    assert window.after(window.start) is not None
-    assert window.cursor.index == 2
 
 
 def test_a_window_may_be_made_to_forget_all_and_goes_on_from_its_head() -> None:
@@ -291,15 +285,15 @@ def test_a_window_may_be_made_to_forget_all_and_goes_on_from_its_head() -> None:
 def test_a_window_knows_whether_it_has_forgotten_anything_since_its_start() -> None:
     window = make(0, 1, 2)
     assert not window.forgot
-    window.rewind(2, 1)
+    window.move(2, 1)
     assert window.forgot
     window.restart(LOG, 2, 1)
     assert not window.forgot
 
 
-def test_rewinding_leaves_all_that_came_before_to_the_log() -> None:
+def test_moving_back_leaves_all_that_came_before_to_the_log() -> None:
     window = make(*range(12))
-    window.rewind(2, 6)
+    window.move(2, 6)
     assert (window.cursor, window.start, window.size_bytes) == (Cursor(LOG, 2, 6), 6, 0)
     assert window.after(-1) is None
     assert window.before_last(1) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from streamer.core.cursor import Cursor
 from streamer.core.names import Topic
 from streamer.fanout.hub import Hub, HubSettings
 from streamer.log.keys import Keys
-from streamer.log.reading import Reader
+from streamer.log.reading import Head, Reader
 from streamer.log.scripts import PAGE_RECORDS, Page
 from streamer.log.subscribing import Listener, Subscriber
 from tests.fanout.model_log import ModelLog
@@ -71,6 +71,9 @@ class FakeRedis:
 
     async def before_last(self, topic: Topic, count: int) -> int | None:
         return cast(int | None, await self._ask(lambda _: self.log.before_last(topic, count)))
+
+    async def heads(self, topics: Sequence[Topic]) -> list[Head | None]:
+        return cast(list[Head | None], await self._ask(lambda _: [self.log.look(topic) for topic in topics]))
 
     def _ask(self, look: Callable[[int], Any]) -> asyncio.Future[Any]:
         self.reads += 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from streamer.core.cursor import Cursor
 from streamer.core.names import Topic
 from streamer.core.records import Update, pack_header, pack_tail
+from streamer.log.reading import Head
 from streamer.log.scripts import Page
 
 
@@ -104,6 +105,12 @@ class ModelLog:
         """What `Reader.before_last` gives."""
         retained = self.retained(topic.job)
         return retained[-count - 1].index if len(retained) > count else None
+
+    def look(self, topic: Topic) -> Head | None:
+        """What `Reader.heads` gives."""
+        whole = self.whole(topic.job)
+        last = whole[-1].index if whole else -1 if topic.job is None else None
+        return Head(self.log_id, self.epoch if self.log_id else 0, last if self.log_id else -1)
 
     def _create(self) -> None:
         self._ids += 1

@@ -24,6 +24,7 @@ from streamer.core.cursor import Cursor
 from streamer.core.errors import LogUnavailable
 from streamer.core.messages import GAP, RESET, TOO_SLOW
 from streamer.core.names import Topic
+from streamer.fanout import feed as feed_module
 from streamer.fanout.hub import HubSettings
 from streamer.fanout.session import Session
 from streamer.log.keys import Keys
@@ -37,6 +38,7 @@ NODE = "n"
 JOBS = (None, "a", "b", "c")
 WATCHED: tuple[str | None, ...] = (None, "a", "b")
 BLOCK_BYTES = 300
+OPENED_RECORDS = 7
 GATEWAYS = 2
 SETTINGS = HubSettings(keep_s=3, check_s=5, open_timeout_s=10, stall_s=30)
 
@@ -196,8 +198,8 @@ class Delivery(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.normal_block = window_module.BLOCK_BYTES
-        window_module.BLOCK_BYTES = BLOCK_BYTES
+        self.normal_sizes = window_module.BLOCK_BYTES, feed_module.OPENED_RECORDS
+        window_module.BLOCK_BYTES, feed_module.OPENED_RECORDS = BLOCK_BYTES, OPENED_RECORDS
         self.loop = StillLoop()
         self.faults: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.faults.append(context))
@@ -207,14 +209,14 @@ class Delivery(RuleBasedStateMachine):
 
     @initialize(
         keep=st.sampled_from([5, 12, 1000]),
-        feed_bytes=st.sampled_from([1, 700, 10_000]),
+        memory_bytes=st.sampled_from([1, 700, 10_000]),
         history=st.lists(some_jobs, max_size=6),
         clients=st.integers(0, 4),
     )
-    def open(self, keep: int, feed_bytes: int, history: list[list[str | None]], clients: int) -> None:
+    def open(self, keep: int, memory_bytes: int, history: list[list[str | None]], clients: int) -> None:
         self.log = ModelLog(keep)
         self.gateways = [
-            Gateway(self.loop, self.log, replace(SETTINGS, feed_bytes=feed_bytes)) for _ in range(GATEWAYS)
+            Gateway(self.loop, self.log, replace(SETTINGS, memory_bytes=memory_bytes)) for _ in range(GATEWAYS)
         ]
         for jobs in history:
             self._publish(self.log.append(jobs))
@@ -398,7 +400,7 @@ class Delivery(RuleBasedStateMachine):
                     client.has_everything()
                 self._leave()
         finally:
-            window_module.BLOCK_BYTES = self.normal_block
+            window_module.BLOCK_BYTES, feed_module.OPENED_RECORDS = self.normal_sizes
             self.loop.close()
 
     def _come_to_rest(self) -> None:
@@ -443,15 +445,17 @@ PHASES = [Phase.reuse, Phase.generate]
 TestDelivery.settings = settings(max_examples=200, stateful_step_count=50, deadline=None, phases=PHASES)
 
 
-def delivery(feed_bytes: int) -> Delivery:
+def delivery(memory_bytes: int) -> Delivery:
     """One live client of the node at the first gateway, and twelve updates that it has got."""
     machine = Delivery()
-    machine.open(keep=1000, feed_bytes=feed_bytes, history=[[None] * 12], clients=1)
+    machine.open(keep=1000, memory_bytes=memory_bytes, history=[[None] * 12], clients=1)
+    machine.settle(0)
+    machine.settle(0)
     return machine
 
 
 def test_a_client_far_behind_gets_from_the_log_only_what_its_feed_is_not_going_to_deliver() -> None:
-    machine = delivery(feed_bytes=1)
+    machine = delivery(memory_bytes=1)
     machine.stall_while_updates_come(0, [None] * 12, 40)
     machine.deliver(0, 1, 40)
     machine.append([None] * 3, 40)
@@ -462,7 +466,7 @@ def test_a_client_far_behind_gets_from_the_log_only_what_its_feed_is_not_going_t
 
 
 def test_a_client_behind_goes_back_to_where_the_log_has_lost_its_tail() -> None:
-    machine = delivery(feed_bytes=10_000)
+    machine = delivery(memory_bytes=10_000)
     machine.stall_while_updates_come(0, [None] * 3, 40)
     machine.deliver(0, 1, 40)
     machine.fail_over(6, 40)
@@ -473,7 +477,7 @@ def test_a_client_behind_goes_back_to_where_the_log_has_lost_its_tail() -> None:
 
 
 def test_whoever_joins_after_a_failover_gets_all_that_the_log_has() -> None:
-    machine = delivery(feed_bytes=10_000)
+    machine = delivery(memory_bytes=10_000)
     machine.fail_over(3, 40)
     machine.append([None] * 2, 40)
     machine.settle(0)

@@ -228,7 +228,7 @@ async def test_what_is_no_longer_kept_is_left_out_and_the_handshake_says_so(
 
 
 async def test_a_feed_that_has_forgotten_reads_history_from_the_log(valkey: RedisServer, publisher: Node) -> None:
-    async with serving(valkey, hub=HubSettings(feed_bytes=1)) as gateway:
+    async with serving(valkey, hub=HubSettings(memory_bytes=1)) as gateway:
         for _ in range(10):
             publisher.count(100, text="x" * 200)
         for query, first in (({}, 0), ({"history": 900}, 100), ({"history": 5000}, 0), ({"after": 5}, 6)):
@@ -477,12 +477,12 @@ async def _stalled(gateway: Gateway, target: str) -> AsyncIterator[ClientConnect
             client.transport.abort()
 
 
-@pytest.mark.parametrize("feed_bytes", [64 << 20, 256 * KIB])
+@pytest.mark.parametrize("memory_bytes", [64 << 20, 256 * KIB])
 async def test_a_slow_client_holds_nobody_up_and_misses_nothing(
-    valkey: RedisServer, publisher: Node, feed_bytes: int
+    valkey: RedisServer, publisher: Node, memory_bytes: int
 ) -> None:
     async with (
-        serving(valkey, hub=HubSettings(feed_bytes=feed_bytes)) as gateway,
+        serving(valkey, hub=HubSettings(memory_bytes=memory_bytes)) as gateway,
         _stalled(gateway, path(publisher.name)) as slow,
         connect(gateway, path(publisher.name)) as quick,
     ):
@@ -503,7 +503,7 @@ async def test_a_slow_client_holds_nobody_up_and_misses_nothing(
 
 async def test_slow_clients_cost_no_memory_for_what_they_are_owed(valkey: RedisServer, publisher: Node) -> None:
     async with (
-        serving(valkey, hub=HubSettings(feed_bytes=256 * KIB)) as gateway,
+        serving(valkey, hub=HubSettings(memory_bytes=256 * KIB)) as gateway,
         AsyncExitStack() as stack,
         connect(gateway, path(publisher.name)) as quick,
     ):
@@ -523,7 +523,7 @@ async def test_slow_clients_cost_no_memory_for_what_they_are_owed(valkey: RedisS
 
 async def test_a_client_slower_than_what_is_kept_is_told_what_it_missed(valkey: RedisServer, forgetful: Node) -> None:
     async with (
-        serving(valkey, hub=HubSettings(feed_bytes=1)) as gateway,
+        serving(valkey, hub=HubSettings(memory_bytes=1)) as gateway,
         _stalled(gateway, path(forgetful.name)) as slow,
     ):
         async with asyncio.timeout(DEADLINE_S):
