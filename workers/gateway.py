@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import gc
-import logging
-import re
-import signal
-from collections.abc import Callable
 
 import click
 
-from streamer.core.errors import StreamerError
 from streamer.fanout.hub import HubSettings
-from streamer.gateway.server import Gateway
-from streamer.gateway.settings import GatewaySettings
-from streamer.log.connecting import without_password
+from streamer.gateway.settings import MOST_LINGER_MS, GatewaySettings
 from streamer.log.keys import Keys
+from workers.event_loops import loop_factory
+from workers.gateway_serving import serve, stopping_signals
+from workers.gateway_supervisor import supervise
 from workers.logs import configure_logs
 from workers.options import DEFAULT_PORT, Seconds, option, redis_options
 
-_log = logging.getLogger("streamer.gateway")
-
-GC_THRESHOLD = 100_000
-"""The collector looks at new objects when so many more were made than freed; CPython's default is 700. What an update
-makes is freed without it, and connections that come in a herd are not garbage."""
-
 _HUB = HubSettings()
-
-
-class CannotListen(StreamerError):
-    """A port cannot be had; the text says which and why."""
 
 
 @click.command(short_help="Serve those who watch: WebSockets, the HTTP API and the web page.")
@@ -40,6 +23,7 @@ class CannotListen(StreamerError):
 @option("--host", default=GatewaySettings.host, help="The address to listen on; 0.0.0.0 for all.")
 @option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, help="The port to listen on; 0 for a free one.")
 @option("--internal-port", type=click.IntRange(0, 65535), help="A port for /healthz, /readyz and /metrics.")
+@option("--processes", type=click.IntRange(1), default=1, help="Processes that serve the port together.")
 @option("--drain-s", type=Seconds(), default=GatewaySettings.drain_s, help="Seconds over which SIGTERM closes clients.")
 @option(
     "--ping-s", type=Seconds(more_than_0=True), default=GatewaySettings.ping_s, help="Seconds between keep-alive pings."
@@ -55,6 +39,12 @@ class CannotListen(StreamerError):
     default=_HUB.stall_s,
     help="Seconds that a client may take nothing before it is closed.",
 )
+@option(
+    "--linger-ms",
+    type=click.FloatRange(0, MOST_LINGER_MS),
+    default=GatewaySettings.linger_ms,
+    help="Milliseconds to collect updates before they are written together.",
+)
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="What to log.")
 def gateway(
     redis_url: str,
@@ -62,10 +52,12 @@ def gateway(
     host: str,
     port: int,
     internal_port: int | None,
+    processes: int,
     drain_s: float,
     ping_s: float,
     keep_s: float,
     check_s: float,
+    linger_ms: float,
     memory_bytes: int,
     stall_s: float,
     log_level: str,
@@ -82,56 +74,20 @@ def gateway(
 
     Any number of gateways may serve the same Redis. SIGTERM drains: clients are closed bit by bit and resume
     elsewhere. Ctrl-C ends at once.
+
+    With --processes, so many processes share the port, each with a memory of its own; one that dies is started again.
+    The internal port answers for them all.
     """
-    configure_logs(log_level)
     hub = HubSettings(keep_s=keep_s, check_s=check_s, memory_bytes=memory_bytes, stall_s=stall_s)
-    settings = GatewaySettings(redis_url, Keys(prefix), host, port, internal_port, drain_s, ping_s, hub)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
+    settings = GatewaySettings(redis_url, Keys(prefix), host, port, internal_port, drain_s, ping_s, linger_ms, hub)
+    if processes > 1:
+        configure_logs(log_level, "supervisor")
+        supervise(settings, processes, log_level)
+    else:
+        configure_logs(log_level)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_serve_alone(settings))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-async def _serve(settings: GatewaySettings) -> None:
-    """Serve until a signal comes: SIGTERM drains, SIGINT does not, a second one of either ends the drain."""
-    loop = asyncio.get_running_loop()
-    told: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.put_nowait, number)
-    server = Gateway(settings)
-    try:
-        await server.start()
-    except OSError as error:
-        raise _cannot_listen(settings, error) from None
-    # What is here now stays: the collector need not look at it again.
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-    _log.info(
-        "serving http://%s:%d/ from Redis at %s", settings.host, server.port, without_password(settings.redis_url)
-    )
-    drain_s = settings.drain_s if await told.get() is signal.SIGTERM else 0.0
-    stopping = asyncio.create_task(server.stop(drain_s))
-    again = asyncio.create_task(told.get())
-    await asyncio.wait([stopping, again], return_when=asyncio.FIRST_COMPLETED)
-    again.cancel()
-    if not stopping.done():
-        stopping.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await stopping
-    _log.info("stopped")
-
-
-def _cannot_listen(settings: GatewaySettings, error: OSError) -> CannotListen:
-    ports = {"--port": settings.port, "--internal-port": settings.internal_port}
-    # asyncio and uvloop tell only in the error's text which address it was.
-    named = {name: port for name, port in ports.items() if re.search(rf", {port}\b", str(error))}
-    if error.errno == errno.EADDRINUSE and named:
-        [(name, port), *_] = named.items()
-        return CannotListen(f"port {port} of {settings.host} is in use; choose another with {name}")
-    return CannotListen(f"cannot listen on {settings.host}: {error.strerror or error}")
+async def _serve_alone(settings: GatewaySettings) -> None:
+    await serve(settings, stopping_signals())

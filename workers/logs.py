@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
 
-def configure_logs(level: str = "info") -> None:
+def configure_logs(level: str = "info", process: str | None = None) -> None:
     """Send what a service logs to standard error, for people on a terminal, as JSON lines elsewhere.
 
-    ``level`` is debug, info, warning or error.
+    ``level`` is debug, info, warning or error. ``process`` tells this process from others that log to the same place.
     """
+
+    def add_process(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return event if process is None else {**event, "process": process}
+
     shared: list[structlog.typing.Processor] = [
+        add_process,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso"),

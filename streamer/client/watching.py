@@ -59,8 +59,8 @@ async def watch(
 
     Raises InvalidName, InvalidSetting (for the URL), WatchRefused.
     """
-    gateway = _websocket_url(gateway)
-    path = _path(Topic(check_node(node), job if job is None else check_job(job)))
+    gateway = websocket_url(gateway)
+    path = path_of(Topic(check_node(node), job if job is None else check_job(job)))
     rng = rng or Random()
     waits = backoff(rng)
     moved, waited = True, False
@@ -125,7 +125,8 @@ def _ending(error: Exception, gateway: str) -> tuple[int, str]:
     return CloseCode.ABNORMAL_CLOSURE, f"{gateway} cannot be reached: {error or type(error).__name__}"
 
 
-def _websocket_url(gateway: str) -> str:
+def websocket_url(gateway: str) -> str:
+    """A gateway's URL as `ws://HOST:PORT/PREFIX` or `wss://…`. Raises InvalidSetting where it is none."""
     try:
         parts = urlsplit(gateway)
         _ = parts.port
@@ -138,7 +139,8 @@ def _websocket_url(gateway: str) -> str:
     return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def _path(topic: Topic) -> str:
+def path_of(topic: Topic) -> str:
+    """The path under which a gateway serves a topic."""
     node = f"/nodes/{quote(topic.node, safe='')}"
     return node if topic.job is None else f"{node}/jobs/{quote(topic.job, safe='')}"
 

@@ -51,7 +51,9 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         reader = Reader(settings.redis_url, settings.keys)
-        self.hub = Hub(reader, Subscriber(settings.redis_url), settings.keys, settings.hub)
+        self.hub = Hub(
+            reader, Subscriber(settings.redis_url, linger_s=settings.linger_ms / 1000), settings.keys, settings.hub
+        )
         self.draining = False
         self._server: Server | None = None
         self._internal: Server | None = None
@@ -75,6 +77,7 @@ class Gateway:
                 max_size=MAX_MESSAGE_BYTES,
                 max_queue=1,
                 backlog=BACKLOG,
+                reuse_port=settings.reuse_port,
             )
             for listening in self._server.sockets:
                 # Accepted sockets inherit it.

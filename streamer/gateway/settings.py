@@ -9,6 +9,8 @@ from streamer.fanout.hub import HubSettings
 from streamer.log.connecting import check_url
 from streamer.log.keys import Keys
 
+MOST_LINGER_MS = 1000.0
+
 
 @dataclass(frozen=True)
 class GatewaySettings:
@@ -16,7 +18,9 @@ class GatewaySettings:
 
     ``internal_port`` serves health and metrics, on the same host; None for not at all. ``drain_s`` is over how many
     seconds a gateway that stops spreads the closing of its clients. ``ping_s`` is how often, in seconds, a client is
-    asked whether it is still there, and how long it has to answer.
+    asked whether it is still there, and how long it has to answer. ``linger_ms`` is for how many milliseconds updates
+    are collected before they are written together, which costs less and delays them. ``reuse_port`` lets other
+    processes of this user that set it, too, listen on the same port.
 
     Raises InvalidSetting where a value is out of range.
     """
@@ -28,7 +32,9 @@ class GatewaySettings:
     internal_port: int | None = None
     drain_s: float = 10.0
     ping_s: float = 20.0
+    linger_ms: float = 0.0
     hub: HubSettings = field(default_factory=HubSettings)
+    reuse_port: bool = False
 
     def __post_init__(self) -> None:
         check_url(self.redis_url)
@@ -36,3 +42,5 @@ class GatewaySettings:
             raise InvalidSetting(f"the internal port must be another than the port, which is {self.port}")
         if not self.drain_s >= 0 or not self.ping_s > 0:
             raise InvalidSetting("drain_s must be 0 or more seconds, and ping_s more than 0")
+        if not 0 <= self.linger_ms <= MOST_LINGER_MS:
+            raise InvalidSetting(f"linger_ms must be from 0 to {MOST_LINGER_MS:g}, not {self.linger_ms}")

@@ -72,13 +72,15 @@ class _Command(NamedTuple):
 class Subscriber:
     """Listens to channels; for one event loop. It connects with the first subscription and then stays connected.
 
-    ``connected`` says whether a connection is there on which Redis has answered.
+    ``connected`` says whether a connection is there on which Redis has answered. ``linger_s`` is for how many seconds
+    what arrives is collected before it is handed over.
 
     Raises InvalidSetting where the URL is none that we know.
     """
 
-    def __init__(self, url: str, rng: Random | None = None) -> None:
+    def __init__(self, url: str, rng: Random | None = None, linger_s: float = 0.0) -> None:
         self._url = url
+        self._linger_s = linger_s
         self._rng = rng or Random()
         self._redis = connect_async(url, most_connections=1)
         self._subscriptions: dict[bytes, _Subscription] = {}
@@ -212,7 +214,7 @@ class Subscriber:
                 self._heard_at = loop.time()
                 if isinstance(reply, list) and reply[0] == b"message":
                     if not self._arrived:
-                        loop.call_soon(self._hand_over)
+                        loop.call_later(self._linger_s, self._hand_over)
                     self._arrived.setdefault(reply[1], []).append(reply[2])
                 else:
                     self._answered(self._awaited.popleft(), reply)
