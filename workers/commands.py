@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from streamer.core.errors import InvalidInput, StreamerError
+from workers.bench.command import bench
 from workers.demo import demo
 from workers.gateway import gateway
 from workers.node import node
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, gateway, node, publish, watch):
+for command in (bench, demo, gateway, node, publish, watch):
     cli.add_command(command)
 
 

@@ -47,14 +47,14 @@ def _not_empty(_context: click.Context, _parameter: click.Parameter, value: str)
     return value
 
 
+prefix = option("--prefix", default=NodeSettings.prefix, callback=_not_empty, help="What all keys in Redis begin with.")
+
+
 def redis_options(command: Command) -> Command:
     """Where the log is."""
-    command = option(
-        "--prefix", default=NodeSettings.prefix, callback=_not_empty, help="What all keys in Redis begin with."
-    )(command)
     return option(
         "--redis-url", default=DEFAULT_REDIS_URL, metavar="URL", help="The Redis or Valkey that holds the log."
-    )(command)
+    )(prefix(command))
 
 
 def publish_options(command: Command) -> Command:

@@ -8,10 +8,10 @@ from typing import TextIO
 
 import msgspec
 from rich.cells import cell_len
-from rich.console import Console
 from rich.text import Text
 
 from streamer.core.messages import PlainMessage
+from workers.standard_output import OutputConsole
 
 STATUS_CELLS = 20
 
@@ -35,7 +35,7 @@ class UpdateLines:
             # Updates may hold characters that the terminal has no code for.
             out.reconfigure(errors="replace")
         self._out = out
-        self._console = _Console(file=out, highlight=False, soft_wrap=True)
+        self._console = OutputConsole(file=out, highlight=False, soft_wrap=True)
         self._day = date.today()  # noqa: DTZ011 - the day of whoever watches
 
     def show(self, message: PlainMessage) -> None:
@@ -53,12 +53,6 @@ class UpdateLines:
             line.append(plain(value if isinstance(value, str) else msgspec.json.encode(value).decode()))
         self._console.print(line)
         self._out.flush()
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        # rich would end the process with status 1; whoever reads may leave.
-        raise BrokenPipeError
 
 
 def _colour(status: str) -> str:

@@ -16,18 +16,14 @@ import msgspec
 
 from streamer.client.watching import watch as watch_updates
 from streamer.core.cursor import Cursor
-from streamer.core.errors import StreamerError
 from streamer.core.messages import PlainMessage
 from workers.options import gateway_url, option
 from workers.sentences import say
+from workers.standard_output import showing
 from workers.update_lines import UpdateLines
 
 QUIET_S = 1.0
 """After this long with nothing to show, whoever sits at a terminal is told that there is nothing."""
-
-
-class CannotShow(StreamerError):
-    """Standard output cannot be written; the text says why."""
 
 
 @click.command(short_help="Follow a node or a job: what is kept first, then each update live.")
@@ -53,16 +49,9 @@ def watch(node: str, job: str | None, after: str | None, history: str, as_json: 
         Cursor.parse(after)
     if not (history in ("all", "none") or (history.isascii() and history.isdigit())):
         raise click.BadParameter(f"{history!r} is none of all, none, or how many updates come first")
-    if sys.stdout is None:
-        raise CannotShow("the updates cannot be shown: standard output is closed")
     updates = watch_updates(gateway_url, node, job, after=after, history=history, notify=say)
-    try:
+    with showing("the updates"):
         asyncio.run(_follow(updates, _show_json if as_json else UpdateLines(sys.stdout).show))
-    except BrokenPipeError:
-        _forget_output()
-    except OSError as error:
-        _forget_output()
-        raise CannotShow(f"the updates cannot be shown: {error.strerror}") from None
 
 
 async def _follow(updates: AsyncGenerator[PlainMessage, None], show: Callable[[PlainMessage], None]) -> None:
@@ -108,8 +97,3 @@ def _when_unread(fd: int, act: Callable[[], object]) -> None:
 def _show_json(message: PlainMessage) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
-
-
-def _forget_output() -> None:
-    """Let Python's end not find out once more that standard output cannot be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

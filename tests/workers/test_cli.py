@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 import pytest
 
@@ -10,19 +12,30 @@ from tests.workers.shells import run_interrupted_at
 from workers.commands import cli
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+def _commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command, and every one of a group of them, with what to type for it."""
+    for name, command in group.commands.items():
+        yield " ".join((*path, name)), command
+        if isinstance(command, click.Group):
+            yield from _commands(command, *path, name)
+
+
+COMMANDS = dict(_commands(cli))
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_teaches_each_command(name: str) -> None:
-    command = cli.commands[name]
+    command = COMMANDS[name]
     assert command.help
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.name} has no help"
-    assert run(name, "--help").returncode == 0
+    assert run(*name.split(), "--help").returncode == 0
 
 
 def test_an_option_is_also_a_variable_and_the_same_in_every_command() -> None:
     names: dict[str, str] = {}
-    for command in cli.commands.values():
+    for command in COMMANDS.values():
         for parameter in command.params:
             if isinstance(parameter, click.Option) and parameter.name not in ("help", "version"):
                 assert isinstance(parameter.envvar, str)

@@ -22,6 +22,7 @@ from websockets.sync.client import connect
 
 from tests.commands import DEADLINE_S, environment, run
 from tests.servers import REAL_KINDS, free_port, missing, redis_command, wait_until
+from tests.workers.processes import children, words_of
 
 WITHOUT = """
 import sys
@@ -51,12 +52,6 @@ def _nodes(port: int) -> list[dict[str, object]]:
     return []
 
 
-def _children(pid: int) -> list[int]:
-    """The processes that a process has started and that still run."""
-    children = (task / "children" for task in Path(f"/proc/{pid}/task").iterdir())
-    return [int(child) for file in children for child in file.read_text().split()]
-
-
 @pytest.mark.parametrize("store", [*REAL_KINDS, "fakeredis"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_runs_a_fleet_on_whatever_redis_there_is_and_leaves_nothing(store: str, number: signal.Signals) -> None:
@@ -74,7 +69,7 @@ def test_it_runs_a_fleet_on_whatever_redis_there_is_and_leaves_nothing(store: st
             assert demo.poll() is None, demo.stderr and demo.stderr.read()
             with connect(f"ws://127.0.0.1:{port}/nodes/gpu-1") as client:
                 assert json.loads(client.recv(timeout=DEADLINE_S))["index"] == 0
-            processes = _children(demo.pid)
+            processes = children(demo.pid)
             assert len(processes) == 6, "a Redis, a gateway and four nodes"
             demo.send_signal(number)
             out, err = demo.communicate(timeout=DEADLINE_S)
@@ -105,18 +100,14 @@ def _running_demo(**variables: str) -> Iterator[tuple[subprocess.Popen[str], int
             demo.communicate(timeout=DEADLINE_S)
 
 
-def _words(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-
-
 @pytest.mark.parametrize(
     ("part", "named"),
     [("valkey-server", "valkey-server"), ("workers gateway", "the gateway"), ("demo_fleet gpu-1", "node gpu-1")],
 )
 def test_when_a_part_dies_it_says_which_and_ends_them_all(part: str, named: str) -> None:
     with _running_demo() as (demo, _):
-        processes = _children(demo.pid)
-        [victim] = [pid for pid in processes if part in _words(pid)]
+        processes = children(demo.pid)
+        [victim] = [pid for pid in processes if part in words_of(pid)]
         os.kill(victim, signal.SIGKILL)
         _, err = demo.communicate(timeout=DEADLINE_S)
         assert demo.returncode == 1
@@ -131,7 +122,7 @@ def test_when_a_part_dies_it_says_which_and_ends_them_all(part: str, named: str)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills the children of a process that was killed")
 def test_a_demo_that_is_killed_leaves_no_process() -> None:
     with _running_demo() as (demo, _):
-        processes = _children(demo.pid)
+        processes = children(demo.pid)
         demo.kill()
         demo.wait(DEADLINE_S)
         wait_until("all have ended", lambda: not any(_runs(pid) for pid in processes))

@@ -1,0 +1,115 @@
+"""Where a run takes place: the Redis and the gateway that are there, or ones that it starts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamer.client.watching import websocket_url
+from streamer.core.errors import LogUnavailable
+from streamer.core.names import Topic
+from streamer.log.connecting import check_url, connect, unavailable_as_error, without_password
+from streamer.log.keys import Keys
+from streamer.settings import DEFAULT_REDIS_URL
+from workers.local_parts import Parts, ignore_interrupts, interrupt_once
+from workers.local_servers import (
+    environment_without_settings,
+    free_port,
+    redis_command,
+    start_gateway,
+    start_redis,
+)
+from workers.sentences import say
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the user names is used; the rest is started. Who names a gateway names its Redis, or means the default."""
+
+    redis_url: str | None
+    gateway_url: str | None
+    prefix: str
+    gateway_options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A Redis and a gateway, each with its process if it was started. ``described`` says to people which they are."""
+
+    parts: Parts
+    redis_url: str
+    prefix: str
+    gateway_url: str
+    redis_pid: int | None
+    gateway_pid: int | None
+    described: str
+    afterwards: ExitStack
+    """What is to be done when the processes have ended, since a publisher that runs could undo it."""
+
+    def forget_at_end(self, node: str, jobs: Sequence[str]) -> None:
+        """Have a node's traces removed from a Redis that stays; the publisher's number there expires by itself."""
+        if self.redis_pid is None:
+            self.afterwards.callback(self._forget, node, jobs)
+
+    def _forget(self, node: str, jobs: Sequence[str]) -> None:
+        keys = Keys(self.prefix)
+        lists = [keys.records(Topic(node)), *(keys.records(Topic(node, job)) for job in jobs)]
+        try:
+            with unavailable_as_error(self.redis_url), connect(self.redis_url) as client:
+                client.delete(keys.log(node), keys.jobs(node), *lists)
+                client.hdel(keys.fleet, node)
+        except LogUnavailable as error:
+            say(f"what node {node} has published stays: {error}")
+
+
+@contextmanager
+def open_lab(place: Place, *, with_gateway: bool) -> Iterator[Lab]:
+    """Have a Redis, and a gateway if wanted, ready; at the end no process and no file of ours is left.
+
+    From here on SIGINT, SIGTERM and SIGHUP are KeyboardInterrupt, the first of them. Raises PartFailed,
+    InvalidSetting.
+    """
+    gateway_url = None if place.gateway_url is None else websocket_url(place.gateway_url)
+    redis_url = place.redis_url or (DEFAULT_REDIS_URL if gateway_url else None)
+    if redis_url is not None:
+        check_url(redis_url)
+    interrupt_once()
+    environment = environment_without_settings()
+    with tempfile.TemporaryDirectory(prefix="streamer-bench-", ignore_cleanup_errors=True) as directory:
+        port = free_port()
+        environment["STREAMER_REDIS_URL"] = redis_url or f"redis://127.0.0.1:{port}/0"
+        environment["STREAMER_PREFIX"] = place.prefix
+        with ExitStack() as afterwards, Parts(Path(directory), environment) as parts:
+            try:
+                yield _lab(parts, afterwards, place, redis_url, gateway_url, port, directory, with_gateway)
+            finally:
+                ignore_interrupts()
+
+
+def _lab(
+    parts: Parts,
+    afterwards: ExitStack,
+    place: Place,
+    redis_url: str | None,
+    gateway_url: str | None,
+    redis_port: int,
+    directory: str,
+    with_gateway: bool,
+) -> Lab:
+    redis_pid = gateway_pid = None
+    redis_words = f"the Redis at {without_password(redis_url)}" if redis_url else ""
+    if redis_url is None:
+        name, command = redis_command(redis_port, directory)
+        redis_url = f"redis://127.0.0.1:{redis_port}/0"
+        redis_pid = start_redis(parts, name, command, redis_url).pid
+        redis_words = f"a {name} of its own"
+    gateway_words = f"the gateway at {gateway_url}"
+    if gateway_url is None and with_gateway:
+        port = free_port()
+        gateway_pid = start_gateway(parts, port, place.gateway_options).pid
+        gateway_url, gateway_words = f"ws://127.0.0.1:{port}", "a gateway of its own"
+    described = f"{gateway_words} and {redis_words}" if with_gateway else redis_words
+    return Lab(parts, redis_url, place.prefix, gateway_url or "", redis_pid, gateway_pid, described, afterwards)

@@ -1,0 +1,40 @@
+"""Shows what a run has found: a table for people, or JSON."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from workers.bench.figures import Result
+from workers.standard_output import OutputConsole, showing
+
+
+def show(result: Result, as_json: bool) -> None:
+    """Print the result on standard output. Raises CannotShow."""
+    with showing("the figures"):
+        if as_json:
+            sys.stdout.buffer.write(msgspec.json.encode(result.as_json()) + b"\n")
+        else:
+            _print(result)
+        sys.stdout.flush()
+
+
+def _print(result: Result) -> None:
+    console = OutputConsole(file=sys.stdout, highlight=False)
+    console.print(_table(result))
+    settings = ", ".join(f"{name.replace('_', '-')} {value:,}" for name, value in result.settings.items())
+    console.print(Text(f"With {settings}."), soft_wrap=True)
+    for note in result.notes:
+        console.print(Text(f"Note: {note}."), soft_wrap=True)
+
+
+def _table(result: Result) -> Table:
+    table = Table("figure", title=f"streamer bench {result.bench}", title_justify="left")
+    table.add_column("value", justify="right")
+    for figure in result.figures:
+        table.add_row(figure.label, figure.text())
+    table.add_row("every update once, in order, unaltered", "NO" if result.faults else "yes")
+    return table
