@@ -23,6 +23,7 @@ from streamer.core.names import Topic
 from streamer.core.records import unpack_message
 from streamer.core.window import Chunk, Outcome, Window, joined
 from streamer.fanout.older import Older
+from streamer.fanout.shared_reads import SharedReads
 from streamer.log.reading import Head, Reader
 from streamer.log.scripts import Page
 
@@ -104,6 +105,8 @@ class Feed:
         self._reading: asyncio.Task[None] | None = None
         self._again = False
         self._looked_up = -1
+        self._told = (-1, -1)
+        self._locating: SharedReads[int | None, Position] = SharedReads()
         self.older = Older(self._read_older, grew)
 
     @property
@@ -131,6 +134,7 @@ class Feed:
         """Stop all work. Whoever still follows gets nothing more."""
         if self._reading is not None:
             self._reading.cancel()
+        self._locating.close()
         self.older.close()
 
     # Watchers join.
@@ -163,6 +167,10 @@ class Feed:
             page = await self._look_up(after)
             cursor = Cursor(page.log_id, page.epoch, page.start)
             return Position(cursor, self.window.cursor.index, missing=page.missing, reset=page.reset)
+        # A herd without cursors asks once. A cursor may be newer than what was read for another a moment ago.
+        return await self._locating.get(history, lambda: self._locate_in_log(history))
+
+    async def _locate_in_log(self, history: int | None) -> Position:
         if history is not None:
             mine = self.window.cursor
             index = await self._reader.before_last(self.topic, history)
@@ -182,7 +190,9 @@ class Feed:
         """Read a page behind a cursor that the feed, as it is on return, knows."""
         while True:
             page = await self._reader.read(self.topic, after, limit=1)
-            if page.start < after.index or page.start > self.window.cursor.index or not self.knows(page):
+            mine = self.window.cursor
+            same = (page.log_id, page.epoch) == (mine.log_id, mine.epoch)
+            if not same or page.start < after.index or page.start > mine.index:
                 # The log has lost its tail, has grown or was started anew, and the feed may not have found that out.
                 await self.catch_up()
             if self.knows(page):
@@ -244,11 +254,13 @@ class Feed:
         """
         mine = self.window.cursor
         last = asked_at if head.last is None else head.last
-        changed = head.log_id != mine.log_id or head.epoch > mine.epoch or last < asked_at
+        changed = head.log_id != mine.log_id or head.epoch > mine.epoch
+        # Where a job lost its tail, its feed stands behind the job's last record for good, and was read for that once.
+        shrunk = last < asked_at and (asked_at, last) != self._told
         # What was there at the last look already is not just under way.
-        if changed or mine.index < self._looked_up:
+        if changed or shrunk or mine.index < self._looked_up:
             self.interrupted()
-        self._looked_up = last
+        self._looked_up, self._told = last, (asked_at, last)
 
     async def catch_up(self) -> None:
         """Return once the feed has all that the log has at the moment. Waits as long as Redis does not answer."""

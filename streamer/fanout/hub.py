@@ -70,10 +70,10 @@ class HubStatistics:
 class _Slot:
     """A feed, its opening, which all who come meanwhile wait for, and how many are about to join."""
 
-    def __init__(self, feed: Feed, opening: asyncio.Future[None]) -> None:
+    def __init__(self, feed: Feed, opening: asyncio.Future[None], now: float) -> None:
         self.feed, self.opening = feed, opening
         self.joining = 0
-        self.joined = self.watched = 0.0
+        self.joined = self.watched = now
 
     @property
     def failed(self) -> bool:
@@ -176,7 +176,7 @@ class Hub:
         if slot is None:
             feed = Feed(topic, self.reader, self._counts, self._grew, self._rng)
             subscribed = loop.create_task(self._subscriber.subscribe(self._keys.records(topic), feed))
-            slot = self._slots[topic] = _Slot(feed, feed.open(subscribed))
+            slot = self._slots[topic] = _Slot(feed, feed.open(subscribed), loop.time())
         slot.joining += 1
         try:
             yield slot
@@ -216,21 +216,21 @@ class Hub:
         """Again and again, look into the log for what was published and did not arrive."""
         while True:
             await asyncio.sleep(self.settings.check_s)
-            feeds = [slot.feed for slot in self._slots.values() if slot.ready]
-            for first in range(0, len(feeds), CHECKED_AT_ONCE):
+            slots = [slot for slot in self._slots.values() if slot.ready]
+            for first in range(0, len(slots), CHECKED_AT_ONCE):
                 try:
-                    await self._check_some(feeds[first : first + CHECKED_AT_ONCE])
+                    await self._check_some(slots[first : first + CHECKED_AT_ONCE])
                 except LogUnavailable:
                     pass  # the next look finds what it has cost
                 except Exception:
                     _log.exception("looking for lost deliveries failed")
 
-    async def _check_some(self, feeds: list[Feed]) -> None:
-        asked_at = [feed.window.cursor.index for feed in feeds]
-        heads = await self.reader.heads([feed.topic for feed in feeds])
-        for feed, head, index in zip(feeds, heads, asked_at, strict=True):
-            if head is not None:
-                feed.check(head, index)
+    async def _check_some(self, slots: list[_Slot]) -> None:
+        asked_at = [slot.feed.window.cursor.index for slot in slots]
+        heads = await self.reader.heads([slot.feed.topic for slot in slots])
+        for slot, head, index in zip(slots, heads, asked_at, strict=True):
+            if head is not None and self._slots.get(slot.feed.topic) is slot:
+                slot.feed.check(head, index)
 
     def _let_go(self, now: float) -> None:
         for topic, slot in list(self._slots.items()):

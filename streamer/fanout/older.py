@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from streamer.core.window import Chunk
+from streamer.fanout.shared_reads import SharedReads
 
 OLDER_BYTES = 8 << 20
 """How much is kept of one topic for those a moment behind; beyond it, they read the log again."""
@@ -23,7 +23,7 @@ class Older:
     def __init__(self, read: Callable[[int], Awaitable[list[Chunk]]], grew: Callable[[int], None]) -> None:
         self._read, self._grew = read, grew
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
-        self._reads: dict[int, asyncio.Task[Chunk | None]] = {}
+        self._reads: SharedReads[int, Chunk | None] = SharedReads()
         self.size_bytes = 0
 
     async def after(self, index: int) -> Chunk | None:
@@ -33,11 +33,7 @@ class Older:
         """
         if chunk := self._chunks.get(index):
             return chunk
-        reading = self._reads.get(index)
-        if reading is None:
-            reading = self._reads[index] = asyncio.get_running_loop().create_task(self._read_and_keep(index))
-            reading.add_done_callback(lambda _: self._reads.pop(index, None))
-        return await asyncio.shield(reading)
+        return await self._reads.get(index, lambda: self._read_and_keep(index))
 
     async def _read_and_keep(self, index: int) -> Chunk | None:
         chunks = await self._read(index)
@@ -49,7 +45,8 @@ class Older:
         return chunks[0] if chunks else None
 
     def _keep(self, index: int, chunk: Chunk) -> None:
-        if index not in self._chunks:
+        # What is no longer kept is not, either: by the next time, it is more.
+        if chunk.data and index not in self._chunks:
             self._chunks[index] = chunk
             self.size_bytes += len(chunk.data)
         while self.size_bytes > OLDER_BYTES:
@@ -63,5 +60,4 @@ class Older:
 
     def close(self) -> None:
         """End what is being read. Those who wait for it are cancelled."""
-        for reading in self._reads.values():
-            reading.cancel()
+        self._reads.close()

@@ -46,9 +46,14 @@ class Reader:
 
     async def before_last(self, topic: Topic, count: int) -> int | None:
         """The index behind which the last ``count`` records of a topic stand, None where no more are kept."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.lindex(self._keys.records(topic), -count - 1)
+        if topic.job is not None:
+            pipeline.zscore(self._keys.jobs(topic.node), escape(topic.job))
         async with answering(self._url):
-            record: Any = await self._redis.lindex(self._keys.records(topic), -count - 1)
-        return None if record is None else index_of(record)
+            record, *score = await pipeline.execute()
+        # The list of a job that the log does not know is left over from a lost log.
+        return None if record is None or None in score else index_of(record)
 
     async def heads(self, topics: Sequence[Topic]) -> list[Head | None]:
         """Where each of several topics stands, asked all at once; None where that cannot be read."""
@@ -104,5 +109,5 @@ def _head(log: Any, job: tuple[Any] | None) -> Head | None:
             return Head("", 0, -1)
         last = int(next_index) - 1 if job is None else None if job[0] is None else int(job[0])
         return Head(log_id.decode(), int(epoch), last)
-    except (TypeError, ValueError):  # also where a reply is an error
+    except (TypeError, ValueError, OverflowError):  # also where a reply is an error, or a score is infinite
         return None

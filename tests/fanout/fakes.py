@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from websockets.protocol import State
 
 from streamer.core.cursor import Cursor
+from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
 from streamer.fanout.hub import Hub, HubSettings
 from streamer.log.keys import Keys
@@ -88,6 +89,15 @@ class FakeRedis:
         self.questions.remove(question)
         if not question.arrival.done():
             question.arrival.set_result(question.answer)
+
+    def fail(self, question: Question) -> None:
+        self.questions.remove(question)
+        if not question.arrival.done():
+            question.arrival.set_exception(LogUnavailable("it is down"))
+
+    def fail_all(self) -> None:
+        for question in list(self.questions):
+            self.fail(question)
 
     # The subscriber.
 

@@ -27,6 +27,7 @@ class ModelLog:
         self.failovers = 0
         self._ids = 0
         self._moved = False
+        self._expired: dict[str | None, int] = {}
 
     @property
     def epoch(self) -> int:
@@ -41,7 +42,7 @@ class ModelLog:
         return [record for record in self.records if job is None or record.state.get("job") == job]
 
     def retained(self, job: str | None) -> list[Update]:
-        return self.whole(job)[-self.keep :]
+        return [record for record in self.whole(job)[-self.keep :] if record.index > self._expired.get(job, -1)]
 
     def append(self, jobs: Sequence[str | None]) -> dict[str | None, bytes]:
         """Append an update for each job (or none); return what is published on each topic, by job."""
@@ -75,6 +76,10 @@ class ModelLog:
         self._create()
         self.log_id = ""
 
+    def expire(self, job: str) -> None:
+        """Lose a job's list, whose time is over."""
+        self._expired[job] = self.head
+
     def fail_over(self, lost: int) -> None:
         """Lose up to so many of the last records, and go on on another server, which may still have older ones.
 
@@ -83,6 +88,7 @@ class ModelLog:
         """
         if self.epochs:
             del self.records[max(len(self.records) - lost, self.epochs[-1][1] + 1) :]
+            self._expired = {job: min(index, self.head) for job, index in self._expired.items()}
             self._moved = True
             self.failovers += 1
 
@@ -115,7 +121,7 @@ class ModelLog:
     def _create(self) -> None:
         self._ids += 1
         self.log_id = f"{self._ids:02x}"
-        self.epochs, self.records, self._moved = [], [], False
+        self.epochs, self.records, self._moved, self._expired = [], [], False, {}
 
     def _greeting(self) -> bytes:
         return bytes([0xA0 + len(self.log_id)]) + self.log_id.encode()

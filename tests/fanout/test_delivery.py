@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from hypothesis import Phase, currently_in_test_context, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from streamer.core import window as window_module
@@ -25,6 +26,7 @@ from streamer.core.errors import LogUnavailable
 from streamer.core.messages import GAP, RESET, TOO_SLOW
 from streamer.core.names import Topic
 from streamer.fanout import feed as feed_module
+from streamer.fanout import older as older_module
 from streamer.fanout.hub import HubSettings
 from streamer.fanout.session import Session
 from streamer.log.keys import Keys
@@ -39,6 +41,7 @@ JOBS = (None, "a", "b", "c")
 WATCHED: tuple[str | None, ...] = (None, "a", "b")
 BLOCK_BYTES = 300
 OPENED_RECORDS = 7
+OLDER_BYTES = 1_000
 GATEWAYS = 2
 SETTINGS = HubSettings(keep_s=3, check_s=5, open_timeout_s=10, stall_s=30)
 
@@ -147,15 +150,16 @@ class Client:
 
     def _closed(self, code: int, reason: str) -> None:
         tell(f"{self.job} is closed: {code} {reason}")
-        assert code in (RESET, GAP, TOO_SLOW)
+        assert code in (RESET, GAP, TOO_SLOW, CloseCode.TRY_AGAIN_LATER)
         if code == RESET:
             assert self.log.log_id != self.log_id or not self.log_id, "the log is the same"
             self._forget()
         elif code == GAP:
             first, last = map(int, re.findall(r"updates (\d+) to (\d+)", reason)[0])
             kept = [record for record in self.log.retained(self.job) if first <= record.index <= last]
-            assert not kept or self.log.failovers, "it is kept"
             self.after = reason.partition("after=")[2]
+            of_this_log = Cursor.parse(self.after).log_id == self.log.log_id
+            assert not kept or not of_this_log or self.log.failovers, "it is kept"
             self.base, self.got = last, []
 
     def has_everything(self) -> None:
@@ -198,14 +202,19 @@ class Delivery(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.normal_sizes = window_module.BLOCK_BYTES, feed_module.OPENED_RECORDS
-        window_module.BLOCK_BYTES, feed_module.OPENED_RECORDS = BLOCK_BYTES, OPENED_RECORDS
+        self.normal_sizes = window_module.BLOCK_BYTES, feed_module.OPENED_RECORDS, older_module.OLDER_BYTES
+        self._use_sizes(BLOCK_BYTES, OPENED_RECORDS, OLDER_BYTES)
         self.loop = StillLoop()
         self.faults: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.faults.append(context))
         self.gateways: list[Gateway] = []
         self.clients: list[Client] = []
         self.delivered: list[tuple[str, bytes]] = []
+
+    @staticmethod
+    def _use_sizes(block_bytes: int, opened_records: int, older_bytes: int) -> None:
+        window_module.BLOCK_BYTES, feed_module.OPENED_RECORDS = block_bytes, opened_records
+        older_module.OLDER_BYTES = older_bytes
 
     @initialize(
         keep=st.sampled_from([5, 12, 1000]),
@@ -253,6 +262,10 @@ class Delivery(RuleBasedStateMachine):
         else:
             self.log.flush()
         self.loop.turn(turns)
+
+    @rule(job=st.sampled_from(["a", "b"]))
+    def expire(self, job: str) -> None:
+        self.log.expire(job)
 
     # What comes from Redis, and when.
 
@@ -312,6 +325,13 @@ class Delivery(RuleBasedStateMachine):
     def look_into_the_log(self, place: int, most: int) -> None:
         redis, question = pick(self._questions(answered=False), place)
         redis.look(question, most)
+
+    @precondition(lambda self: any(gateway.redis.questions for gateway in self.gateways))
+    @rule(place=places, turns=turns)
+    def fail_a_read(self, place: int, turns: int) -> None:
+        redis, question = pick(self._questions(answered=False) + self._questions(answered=True), place)
+        redis.fail(question)
+        self.loop.turn(turns)
 
     @precondition(lambda self: self._questions(answered=True))
     @rule(place=places, turns=turns)
@@ -400,7 +420,7 @@ class Delivery(RuleBasedStateMachine):
                     client.has_everything()
                 self._leave()
         finally:
-            window_module.BLOCK_BYTES, feed_module.OPENED_RECORDS = self.normal_sizes
+            self._use_sizes(*self.normal_sizes)
             self.loop.close()
 
     def _come_to_rest(self) -> None:
@@ -485,3 +505,18 @@ def test_whoever_joins_after_a_failover_gets_all_that_the_log_has() -> None:
     machine.settle(0)
     machine.teardown()
     assert [record.index for record in machine.clients[-1].got] == list(range(11))
+
+
+def test_a_client_that_knows_of_a_failover_before_the_gateway_to_which_it_comes_gets_nothing_twice() -> None:
+    machine = delivery(memory_bytes=10_000)
+    machine.come(1, 0, None, 40)
+    machine.settle(1)
+    machine.settle(1)
+    machine.fail_over(6, 40)
+    machine.append([None] * 3, 40)
+    machine.settle(0)
+    machine.fail_a_read(0, 40)  # of the other gateway, which waits before it tries again
+    machine.break_a_connection_or_come_back(0, 0, 40)
+    machine.break_a_connection_or_come_back(0, 1, 40)
+    machine.gateways[1].settle(rounds=3, most=PAGE_RECORDS)
+    machine.teardown()

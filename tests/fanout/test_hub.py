@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import replace
 
 import pytest
 
@@ -13,74 +10,8 @@ from streamer.core.cursor import Cursor
 from streamer.core.errors import InvalidSetting, LogUnavailable
 from streamer.core.messages import TOO_SLOW
 from streamer.core.names import Topic
-from streamer.fanout.hub import HubSettings
 from streamer.fanout.session import CLOSE_S, Session
-from streamer.log.scripts import PAGE_RECORDS
-from tests.fanout.fakes import FakeConnection, Gateway, StillLoop
-from tests.fanout.model_log import ModelLog
-
-SETTINGS = HubSettings(keep_s=3, check_s=5, open_timeout_s=5, stall_s=30)
-NODE = Topic("n")
-
-
-@dataclass
-class Client:
-    """Takes whatever comes."""
-
-    data: bytes = b""
-    ends: list[tuple[int, str]] = field(default_factory=list)
-
-    def receive(self, data: bytes) -> None:
-        self.data += data
-
-    def closed(self, code: int, reason: str) -> None:
-        self.ends.append((code, reason))
-
-
-class House:
-    """A log, a gateway, and who has joined there."""
-
-    def __init__(self, loop: StillLoop) -> None:
-        self.loop, self.log = loop, ModelLog(keep=1000)
-        self.use(SETTINGS)
-
-    def use(self, settings: HubSettings) -> None:
-        self.gateway = Gateway(self.loop, self.log, settings)
-        self.hub, self.redis = self.gateway.hub, self.gateway.redis
-
-    def append(self, job: str | None, count: int) -> None:
-        for channel_job, message in self.log.append([job] * count).items():
-            channel = "streamer:{n}:" + ("all" if channel_job is None else f"job:{channel_job}")
-            self.redis.publish(channel, message)
-
-    def join(self, topic: Topic = NODE) -> tuple[Session, FakeConnection, asyncio.Task[None]]:
-        connection = FakeConnection(self.loop, Client())
-        session = Session(cast(Any, connection), topic, self.hub.settings.stall_s)
-        return session, connection, self.loop.create_task(self.hub.join(session))
-
-    def settle(self) -> None:
-        self.gateway.settle(rounds=4, most=PAGE_RECORDS)
-
-    def pass_time(self, seconds: int) -> None:
-        for _ in range(seconds):
-            self.loop.now += 1
-            self.loop.turn(40)
-
-
-@pytest.fixture
-def house() -> Iterator[House]:
-    loop = StillLoop()
-    house = House(loop)
-    yield house
-    loop.run_until_complete(house.hub.aclose())
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.turn(40)
-    loop.close()
-
-
-def client_of(connection: FakeConnection) -> Client:
-    return cast(Client, connection.client)
+from tests.fanout.house import SETTINGS, House, client_of
 
 
 def test_a_herd_that_joins_at_once_costs_what_one_client_costs(house: House) -> None:
@@ -89,7 +20,7 @@ def test_a_herd_that_joins_at_once_costs_what_one_client_costs(house: House) -> 
     house.settle()
     assert house.redis.reads == 2, "where to begin, and a page"
     assert len(house.redis.subscriptions) == 1
-    assert {client_of(connection).data.count(b'"index":') for _, connection, _ in joined} == {20}
+    assert {client_of(connection).updates for _, connection, _ in joined} == {20}
     assert house.hub.statistics().live == 50
 
 
@@ -128,7 +59,7 @@ def test_whoever_comes_when_redis_answers_again_joins(house: House) -> None:
     house.settle()
     _, connection, _ = house.join()
     house.settle()
-    assert client_of(connection).data.count(b'"index":') == 1
+    assert client_of(connection).updates == 1
 
 
 def test_a_topic_that_was_refused_is_opened_anew_by_whoever_comes_next(house: House) -> None:
@@ -142,7 +73,7 @@ def test_a_topic_that_was_refused_is_opened_anew_by_whoever_comes_next(house: Ho
         refused.result()
     _, connection, _ = house.join()
     house.settle()
-    assert client_of(connection).data.count(b'"index":') == 1
+    assert client_of(connection).updates == 1
 
 
 def test_a_topic_that_cannot_be_read_does_not_keep_others_from_being_looked_after(house: House) -> None:
@@ -159,7 +90,7 @@ def test_a_topic_that_cannot_be_read_does_not_keep_others_from_being_looked_afte
         question.arrival.set_result([None, house.log.look(Topic("n"))])
     house.settle()
     assert first.done()
-    assert client_of(connection).data.count(b'"index":') == 2
+    assert client_of(connection).updates == 2
 
 
 def test_those_joined_least_recently_give_up_their_records_first_and_all_still_get_everything(house: House) -> None:
@@ -178,8 +109,29 @@ def test_those_joined_least_recently_give_up_their_records_first_and_all_still_g
     reads = house.redis.reads
     late = [house.join(Topic("n", job)) for job in reversed(jobs)]
     house.settle()
-    assert [client_of(connection).data.count(b'"index":') for _, connection, _ in late] == [400] * 4
+    assert [client_of(connection).updates for _, connection, _ in late] == [400] * 4
     assert house.redis.reads > reads, "those that had given up their records read them again"
+
+
+def test_a_feed_that_is_just_being_opened_keeps_its_records_before_those_that_were_joined_earlier(
+    house: House,
+) -> None:
+    house.use(replace(SETTINGS, memory_bytes=200_000))
+    jobs = [f"job-{n}" for n in range(6)]
+    for job in jobs:
+        house.append(job, 400)
+    for job in jobs:
+        house.join(Topic("n", job))
+        house.settle()
+        house.loop.now += 0.1
+    reads = house.redis.reads
+    _, connection, _ = house.join(Topic("n", jobs[-1]))
+    house.settle()
+    assert client_of(connection).updates == 400
+    assert house.redis.reads == reads, "its history is in memory"
+    house.join(Topic("n", jobs[0]))
+    house.settle()
+    assert house.redis.reads > reads
 
 
 def test_a_connection_that_takes_nothing_is_closed_told_where_to_go_on_and_cut_off(house: House) -> None:

@@ -18,7 +18,7 @@ from streamer.log import connecting
 from streamer.log.fleet import JobSummary, Summary
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
-from streamer.log.reading import MOST_JOBS, Reader
+from streamer.log.reading import MOST_JOBS, Head, Reader
 from streamer.log.scripts import Retention
 from tests.log.relay import Relay
 from tests.log.writing import ALL_FOR_EVER, KEYS, Writer, indexes
@@ -82,6 +82,119 @@ async def test_before_last_counts_indexes_beyond_32_bits(
     writer.append(A, A, A)
     found = [await reader.before_last(Topic(node, A), count) for count in range(4)]
     assert found == [2**53 - 1, 2**53 - 2, 2**53 - 3, None]
+
+
+async def test_what_is_left_of_a_lost_log_does_not_count(
+    reader: Reader, client: redis.Redis, writer: Writer, node: str
+) -> None:
+    writer.append(*[A] * 5)
+    client.delete(KEYS.log(node), KEYS.jobs(node))
+    Writer(writer.log).append(*[B] * 9)
+    assert client.llen(KEYS.records(Topic(node, A))) == 5
+    assert [await reader.before_last(Topic(node, A), count) for count in range(3)] == [None] * 3
+    assert await reader.before_last(Topic(node, B), 2) == 6
+
+
+async def test_heads_are_where_topics_stand(reader: Reader, writer: Writer, node: str) -> None:
+    log_id = writer.append(A, None, B, A, None).log_id
+    topics = [
+        Topic(node, A),
+        Topic(node),
+        Topic(node, B),
+        Topic(node, "unknown"),
+        Topic(f"{node}-unknown"),
+        Topic(node),
+    ]
+    lasts = [3, 4, 2, None]
+    known = [Head(log_id, 1, last) for last in lasts]
+    assert await reader.heads(topics) == [*known, Head("", 0, -1), Head(log_id, 1, 4)]
+    assert await reader.heads([Topic(f"{node}-unknown", A)]) == [Head("", 0, -1)]
+    assert await reader.heads([]) == []
+
+
+async def test_heads_are_those_at_which_reading_ends(reader: Reader, writer: Writer, node: str) -> None:
+    jobs = ["job{1}", "a:b%3A", "ünï", "100%"]
+    for job in jobs:
+        writer.append(job, None)
+    heads = await reader.heads([Topic(node, job) for job in (*jobs, None)])
+    for job, head in zip((*jobs, None), heads, strict=True):
+        page = await reader.read(Topic(node, job), START)
+        assert head == Head(page.log_id, page.epoch, page.updates[-1].index)
+
+
+async def test_the_head_of_a_log_started_anew_is_before_its_first_update(
+    reader: Reader, writer: Writer, node: str
+) -> None:
+    old = writer.append(A).log_id
+    writer.log.clear()
+    node_head, job_head = await reader.heads([Topic(node), Topic(node, A)])
+    assert node_head is not None
+    assert node_head.log_id not in ("", old)
+    assert (node_head.epoch, node_head.last) == (1, -1)
+    assert job_head == Head(node_head.log_id, 1, None)
+
+
+async def test_the_head_of_a_job_that_has_expired_is_known_until_the_job_is_forgotten(
+    reader: Reader, client: redis.Redis, writer: Writer, node: str
+) -> None:
+    log_id = writer.append(A, B).log_id
+    client.delete(KEYS.records(Topic(node, A)))  # as when its time is over
+    assert await reader.heads([Topic(node, A)]) == [Head(log_id, 1, 0)]
+    client.zrem(KEYS.jobs(node), A)
+    assert await reader.heads([Topic(node, A)]) == [Head(log_id, 1, None)]
+
+
+async def test_the_head_of_a_log_whose_lists_are_trimmed_counts_all_that_was_ever_appended(
+    reader: Reader, log: NodeLog, node: str
+) -> None:
+    log_id = Writer(log, Retention(2, 0)).append(A, None, A, None, None, None).log_id
+    assert await reader.heads([Topic(node), Topic(node, A)]) == [Head(log_id, 1, 5), Head(log_id, 1, 2)]
+
+
+async def test_heads_count_beyond_32_bits(reader: Reader, client: redis.Redis, writer: Writer, node: str) -> None:
+    writer.append(None)
+    client.hset(KEYS.log(node), "next", 2**53 - 3)
+    log_id = writer.append(A, None).log_id
+    assert await reader.heads([Topic(node), Topic(node, A)]) == [Head(log_id, 1, 2**53 - 2), Head(log_id, 1, 2**53 - 3)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"next": "x"}, {"next": ""}, {"next": "1.5"}, {"epoch": "x"}, {"epoch": "9" * 5000}, {"id": b"\xff"}],
+)
+async def test_a_head_that_cannot_be_read_costs_only_its_own_topics(
+    reader: Reader, client: redis.Redis, writer: Writer, node: str, damage: dict[str, bytes | str]
+) -> None:
+    other = f"{node}-other"
+    with NodeLog(reader._url, KEYS, other) as other_log:
+        log_id = Writer(other_log).append(None).log_id
+    writer.append(A)
+    client.hset(KEYS.log(node), mapping=damage)  # type: ignore[arg-type]
+    assert await reader.heads([Topic(node), Topic(other)]) == [None, Head(log_id, 1, 0)]
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf"])
+async def test_a_jobs_head_that_is_no_number_costs_only_its_own_topic(
+    reader: Reader, client: redis.Redis, writer: Writer, node: str, score: str
+) -> None:
+    log_id = writer.append(A, B).log_id
+    client.zadd(KEYS.jobs(node), {A: score})
+    assert await reader.heads([Topic(node, A), Topic(node, B)]) == [None, Head(log_id, 1, 1)]
+
+
+async def test_a_key_of_another_type_costs_only_its_own_topics_their_head(real_store: RedisServer, node: str) -> None:
+    """Not on fakeredis, whose server closes a connection on which it answers with an error."""
+    reader = Reader(real_store.url, KEYS)
+    with real_store.client() as client, NodeLog(real_store.url, KEYS, node) as log:
+        log_id = Writer(log).append(A).log_id
+        client.set(KEYS.log("strange"), "x")
+        client.set(KEYS.jobs(node), "x")
+        topics = [Topic("strange"), Topic(node), Topic("strange", A), Topic(node, A)]
+        assert await reader.heads(topics) == [None, Head(log_id, 1, 0), None, None]
+        with pytest.raises(LogUnavailable, match="WRONGTYPE"):
+            await reader.before_last(Topic(node, A), 1)
+        client.delete(KEYS.log("strange"), KEYS.jobs(node))
+    await reader.aclose()
 
 
 async def test_nodes_are_those_that_have_reported_with_their_last_summary(
@@ -184,7 +297,7 @@ async def test_a_reader_goes_on_after_errors_and_emptied_scripts(
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("ask", ["ping", "nodes", "jobs", "read", "before_last"])
+@pytest.mark.parametrize("ask", ["ping", "nodes", "jobs", "read", "before_last", "heads"])
 async def test_a_redis_that_accepts_and_stays_silent_is_unavailable_in_time(valkey: RedisServer, ask: str) -> None:
     async with Relay(valkey.url, silent_connections=1000) as relay, asyncio.timeout(DEADLINE_S):
         reader = Reader(relay.url, KEYS)
@@ -221,7 +334,7 @@ async def test_a_redis_that_stops_amid_its_work_is_unavailable_and_later_gives_e
         await reader.aclose()
 
 
-@pytest.mark.parametrize("ask", ["ping", "nodes", "jobs", "read", "before_last"])
+@pytest.mark.parametrize("ask", ["ping", "nodes", "jobs", "read", "before_last", "heads"])
 async def test_a_call_may_be_cancelled_and_the_next_gets_its_own_answer(
     own_store: RedisServer, node: str, ask: str
 ) -> None:
@@ -260,7 +373,8 @@ async def test_connections_that_died_while_they_idled_cost_no_error(own_store: R
     await asyncio.gather(*(reader.ping() for _ in range(5)))
     with own_store.client() as client:
         client.client_kill_filter(_type="normal", skipme=True)
-    await asyncio.gather(*(reader.read(Topic(node), START) for _ in range(5)))
+    calls = ["read", "before_last", "heads", "read", "heads"]
+    await asyncio.gather(*(asking(reader, call) for call in calls))
     await reader.aclose()
 
 
@@ -272,4 +386,5 @@ async def asking(reader: Reader, ask: str) -> None:
         "jobs": lambda: reader.jobs("n"),
         "read": lambda: reader.read(Topic("n"), START),
         "before_last": lambda: reader.before_last(Topic("n"), 1),
+        "heads": lambda: reader.heads([Topic("n"), Topic("n", A)]),
     }[ask]()

@@ -133,6 +133,133 @@ async def test_what_one_wake_up_brings_is_handed_over_as_one_list_per_channel(
             assert len(listener.batches) <= len(wake_ups)
 
 
+class Lingering:
+    """A subscriber that lingers until it is told that the time is over."""
+
+    def __init__(self, server: RedisServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.subscriber = Subscriber(server.url, LeastWaits(), linger_s=LINGER_S)
+        self._client = client
+        self._timers: list[Callable[[], object]] = []
+        self._confirmed = 0
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def wait_for_the_test(delay: float, callback: Callable[..., object], *args: object) -> object:
+            if delay != LINGER_S:
+                return call_later(delay, callback, *args)
+            return self._timers.append(lambda: callback(*args))
+
+        monkeypatch.setattr(loop, "call_later", wait_for_the_test)
+
+    async def publish(self, channel: str, *messages: bytes) -> None:
+        """Publish one after another; return once the subscriber has taken each in, in a wake-up of its own."""
+        for message in messages:
+            self._client.publish(channel, message)
+            # What Redis says to a connection comes in order, so this confirmation stands behind the message.
+            self._confirmed += 1
+            await self.subscriber.subscribe(f"{channel}:confirmed-{self._confirmed}", Recorder())
+
+    def end_of_time(self) -> int:
+        """Let it be over, for all that linger; return how many timers there were."""
+        timers, self._timers = self._timers, []
+        for callback in timers:
+            callback()
+        return len(timers)
+
+
+LINGER_S = 12_345.0
+
+
+@pytest.fixture
+async def lingering(
+    own_store: RedisServer, own_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Lingering]:
+    lingering = Lingering(own_store, own_client, monkeypatch)
+    async with closing(lingering.subscriber):
+        yield lingering
+
+
+async def test_while_a_subscriber_lingers_messages_gather_and_are_handed_over_together_in_order(
+    lingering: Lingering,
+) -> None:
+    listeners = {"one": Recorder(), "two": Recorder()}
+    for each in listeners.items():
+        await lingering.subscriber.subscribe(*each)
+    for times in range(1, 4):
+        await lingering.publish("one", b"a", b"b")
+        await lingering.publish("two", b"c")
+        await lingering.publish("one", b"d")
+        assert [len(listener.batches) for listener in listeners.values()] == [times - 1] * 2
+        assert lingering.end_of_time() == 1
+        assert listeners["one"].batches == [[b"a", b"b", b"d"]] * times
+        assert listeners["two"].batches == [[b"c"]] * times
+    assert lingering.end_of_time() == 0
+
+
+async def test_unsubscribing_while_it_lingers_takes_nothing_from_the_others(lingering: Lingering) -> None:
+    gone, again, staying = Recorder(), Recorder(), Recorder()
+    await lingering.subscriber.subscribe("leaving", gone)
+    await lingering.subscriber.subscribe("staying", staying)
+    await lingering.publish("leaving", b"a")
+    await lingering.publish("staying", b"b")
+    lingering.subscriber.unsubscribe("leaving")
+    await lingering.subscriber.subscribe("leaving", again)
+    await lingering.publish("leaving", b"c")
+    await lingering.publish("staying", b"d")
+    lingering.end_of_time()
+    assert (gone.messages, again.messages, staying.messages) == ([], [b"c"], [b"b", b"d"])
+    assert lingering.end_of_time() == 0
+
+
+async def test_what_comes_after_all_that_had_come_was_unsubscribed_is_handed_over(lingering: Lingering) -> None:
+    staying = Recorder()
+    await lingering.subscriber.subscribe("leaving", Recorder())
+    await lingering.subscriber.subscribe("staying", staying)
+    await lingering.publish("leaving", b"a")
+    lingering.subscriber.unsubscribe("leaving")
+    await lingering.publish("staying", b"b")
+    lingering.end_of_time()
+    assert staying.messages == [b"b"]
+
+
+async def test_a_connection_lost_while_it_lingers_costs_nothing_of_what_had_come(
+    lingering: Lingering, own_client: redis.Redis
+) -> None:
+    listener = Recorder()
+    await lingering.subscriber.subscribe("channel", listener)
+    await lingering.publish("channel", b"a")
+    own_client.client_kill_filter(_type="pubsub")
+    await listener.until(lambda listener: listener.interruptions == 1)
+    await lingering.publish("channel", b"b")
+    assert listener.batches == []
+    assert lingering.end_of_time() == 1
+    assert listener.batches == [[b"a", b"b"]]
+
+
+async def test_closing_while_it_lingers_hands_nothing_over_any_more(lingering: Lingering) -> None:
+    listener = Recorder()
+    await lingering.subscriber.subscribe("channel", listener)
+    await lingering.publish("channel", b"a")
+    await lingering.subscriber.aclose()
+    assert lingering.end_of_time() == 1
+    assert (listener.messages, listener.interruptions) == ([], 0)
+    assert tasks() == []
+
+
+async def test_lingering_ends_by_itself_and_nothing_is_lost_between_one_time_and_the_next(
+    real_store: RedisServer, node: str
+) -> None:
+    async with closing(Subscriber(real_store.url, linger_s=0.001)) as subscriber:
+        listener = Recorder()
+        await subscriber.subscribe(node, listener)
+        with real_store.client() as client:
+            for number in range(500):
+                client.publish(node, b"%d" % number)
+                await asyncio.sleep(0)
+        await listener.until(lambda listener: len(listener.messages) == 500)
+        assert listener.messages == [b"%d" % number for number in range(500)]
+
+
 async def test_a_great_message_arrives_whole(subscriber: Subscriber, client: redis.Redis, node: str) -> None:
     listener = Recorder()
     await subscriber.subscribe(node, listener)
