@@ -45,6 +45,7 @@ _HUB = HubSettings()
     default=GatewaySettings.linger_ms,
     help="Milliseconds to collect updates before they are written together.",
 )
+@option("--compress", is_flag=True, help="Compress what clients that can read it are sent.")
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="What to log.")
 def gateway(
     redis_url: str,
@@ -58,6 +59,7 @@ def gateway(
     keep_s: float,
     check_s: float,
     linger_ms: float,
+    compress: bool,
     memory_bytes: int,
     stall_s: float,
     log_level: str,
@@ -79,7 +81,9 @@ def gateway(
     The internal port answers for them all.
     """
     hub = HubSettings(keep_s=keep_s, check_s=check_s, memory_bytes=memory_bytes, stall_s=stall_s)
-    settings = GatewaySettings(redis_url, Keys(prefix), host, port, internal_port, drain_s, ping_s, linger_ms, hub)
+    settings = GatewaySettings(
+        redis_url, Keys(prefix), host, port, internal_port, drain_s, ping_s, linger_ms, compress, hub
+    )
     if processes > 1:
         configure_logs(log_level, "supervisor")
         supervise(settings, processes, log_level)

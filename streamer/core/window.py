@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import NamedTuple
 
@@ -29,6 +29,10 @@ class Outcome(Enum):
     RESET = "it is of another log or a newer epoch: read the log from the cursor, which decides"
 
 
+Encode = Callable[[bytes], bytes]
+"""Turns a frame into one with the same message in another form. Called once a frame, however many ask for it."""
+
+
 class Chunk(NamedTuple):
     """Frames joined for one write, and the index of the last of them."""
 
@@ -36,49 +40,90 @@ class Chunk(NamedTuple):
     last: int
 
 
-def joined(frames: Iterable[tuple[int, bytes]]) -> Iterator[Chunk]:
-    """Join frames, each with its index, into chunks of about a block's size."""
-    block: list[bytes] = []
-    last = size = 0
-    for last, frame in frames:
-        block.append(frame)
-        size += len(frame)
-        if size >= BLOCK_BYTES:
-            yield Chunk(b"".join(block), last)
-            block, size = [], 0
-    if block:
-        yield Chunk(b"".join(block), last)
+class _Joined:
+    """Frames joined, once and then kept in place of the single ones. ``ends`` is where each ends."""
+
+    __slots__ = ("_data", "_frames", "ends")
+
+    def __init__(self) -> None:
+        self.ends = array("q")
+        self._data = b""
+        self._frames: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def append(self, frame: bytes) -> None:
+        self.ends.append(self.size + len(frame))
+        self._frames.append(frame)
+
+    def frame(self, position: int) -> bytes:
+        return self._join()[self.ends[position - 1] if position else 0 : self.ends[position]]
+
+    def behind(self, position: int) -> bytes:
+        data = self._join()
+        return data[self.ends[position - 1] :] if position else data
+
+    def _join(self) -> bytes:
+        if self._frames:
+            self._data = b"".join((self._data, *self._frames))
+            self._frames.clear()
+        return self._data
 
 
-class _Block:
-    """Consecutive frames. Offsets are where each ends in the joined bytes."""
+class Block:
+    """Consecutive frames, of up to about BLOCK_BYTES, and the same in other encodings once those were asked for."""
 
-    __slots__ = ("_frames", "_joined", "ends", "indexes", "size")
+    __slots__ = ("_encoded", "_plain", "indexes")
 
     def __init__(self) -> None:
         self.indexes = array("q")
-        self.ends = array("q")
-        self.size = 0
-        self._frames: list[bytes] = []
-        self._joined: bytes = b""
+        self._plain = _Joined()
+        self._encoded: dict[Encode, _Joined] = {}
+
+    @property
+    def last(self) -> int:
+        """The index of the last frame."""
+        return self.indexes[-1]
+
+    @property
+    def full(self) -> bool:
+        """Whether the next frame is for another block."""
+        return self._plain.size >= BLOCK_BYTES
+
+    @property
+    def size_bytes(self) -> int:
+        """How much it holds, in all encodings."""
+        return self._plain.size + sum(joined.size for joined in self._encoded.values())
 
     def append(self, index: int, frame: bytes) -> None:
-        self._frames.append(frame)
-        self.size += len(frame)
+        """Add a frame."""
         self.indexes.append(index)
-        self.ends.append(self.size)
+        self._plain.append(frame)
 
-    def data(self) -> bytes:
-        """All frames, joined once and then kept in place of the single ones."""
-        if self._frames:
-            self._joined = b"".join((self._joined, *self._frames))
-            self._frames.clear()
-        return self._joined
-
-    def after(self, index: int) -> Chunk:
+    def after(self, index: int, encode: Encode | None) -> Chunk:
+        """The frames behind an index. All who ask from the block's start on get the same bytes object."""
         position = bisect_right(self.indexes, index)
-        data = self.data()
-        return Chunk(data[self.ends[position - 1] :] if position else data, self.indexes[-1])
+        return Chunk(self._in(encode).behind(position), self.last)
+
+    def _in(self, encode: Encode | None) -> _Joined:
+        if encode is None:
+            return self._plain
+        joined = self._encoded.setdefault(encode, _Joined())
+        for position in range(len(joined.ends), len(self.indexes)):
+            joined.append(encode(self._plain.frame(position)))
+        return joined
+
+
+def blocks_of(frames: Iterable[tuple[int, bytes]]) -> list[Block]:
+    """Frames, each with its index, as blocks."""
+    blocks: list[Block] = []
+    for index, frame in frames:
+        if not blocks or blocks[-1].full:
+            blocks.append(Block())
+        blocks[-1].append(index, frame)
+    return blocks
 
 
 class Window:
@@ -95,7 +140,7 @@ class Window:
     def __init__(self, *, of_job: bool, frame: Callable[[str, Update], bytes]) -> None:
         self._of_job = of_job
         self._frame = frame
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         self.cursor: Cursor = START
         self.start = -1
         self.forgot = False
@@ -141,15 +186,26 @@ class Window:
         """Take note that nothing followed the last record when the log was in that epoch."""
         self.cursor = Cursor(self.cursor.log_id, epoch, self.cursor.index)
 
-    def after(self, index: int) -> Chunk | None:
+    def after(self, index: int, encode: Encode | None = None) -> Chunk | None:
         """The next frames behind an index, from the window's start at the earliest; None at the head.
 
         Whoever asks for what is before `start` must read it from the log.
         """
         if index >= self.cursor.index or not self._blocks:
             return None
-        position = bisect_right(self._blocks, index, key=lambda block: block.indexes[-1])
-        return self._blocks[position].after(index)
+        block = self._blocks[bisect_right(self._blocks, index, key=lambda block: block.last)]
+        before = block.size_bytes
+        chunk = block.after(index, encode)
+        self.size_bytes += block.size_bytes - before
+        return chunk
+
+    def all_after(self, index: int, encode: Encode) -> bytes:
+        """All frames behind an index, joined."""
+        parts: list[bytes] = []
+        while chunk := self.after(index, encode):
+            parts.append(chunk.data)
+            index = chunk.last
+        return b"".join(parts)
 
     def before_last(self, count: int) -> int | None:
         """The index behind which the last ``count`` records stand, or None where the window has not so many."""
@@ -165,24 +221,22 @@ class Window:
             return self.start if self.start == -1 else None
         # The record before those stands at the end of the block before, or was the last one forgotten.
         position = self._blocks.index(block)
-        return self._blocks[position - 1].indexes[-1] if position else self.start
+        return self._blocks[position - 1].last if position else self.start
 
     def forget_oldest(self) -> bool:
         """Drop the oldest block. Return whether there was any."""
         if not self._blocks:
             return False
         oldest = self._blocks.pop(0)
-        self.start = oldest.indexes[-1]
+        self.start = oldest.last
         self.forgot = True
-        self.size_bytes -= oldest.size
+        self.size_bytes -= oldest.size_bytes
         return True
 
     def _append(self, update: Update) -> bytes:
         frame = self._frame(self.cursor.log_id, update)
-        if not self._blocks or self._blocks[-1].size >= BLOCK_BYTES:
-            if self._blocks:
-                self._blocks[-1].data()
-            self._blocks.append(_Block())
+        if not self._blocks or self._blocks[-1].full:
+            self._blocks.append(Block())
         self._blocks[-1].append(update.index, frame)
         self.size_bytes += len(frame)
         self.cursor = Cursor(self.cursor.log_id, update.epoch, update.index)

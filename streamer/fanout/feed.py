@@ -21,8 +21,8 @@ from streamer.core.errors import LogUnavailable
 from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
 from streamer.core.records import unpack_message
-from streamer.core.window import Chunk, Outcome, Window, joined
-from streamer.fanout.older import Older
+from streamer.core.window import Block, Chunk, Encode, Outcome, Window, blocks_of
+from streamer.fanout.older import Gone, Older
 from streamer.fanout.shared_reads import SharedReads
 from streamer.log.reading import Head, Reader
 from streamer.log.scripts import Page
@@ -42,6 +42,7 @@ class Watcher(Protocol):
     """Whoever follows a feed. All methods are called in the event loop and must not block."""
 
     index: int
+    encode: Encode | None
 
     def push(self, data: bytes) -> bool:
         """Send live frames; False, and nothing sent, where the connection takes no more at the moment."""
@@ -97,7 +98,7 @@ class Feed:
     def __init__(self, topic: Topic, reader: Reader, counts: Counts, grew: Callable[[int], None], rng: Random) -> None:
         self.topic = topic
         self.window = Window(of_job=topic.job is not None, frame=plain_frame)
-        self.live: set[Watcher] = set()
+        self.live: dict[Encode | None, set[Watcher]] = {}
         self.behind: set[Watcher] = set()
         self._reader, self._counts, self._grew, self._rng = reader, counts, grew, rng
         self._pending: list[bytes] = []
@@ -112,7 +113,12 @@ class Feed:
     @property
     def watched(self) -> bool:
         """Whether anybody follows."""
-        return bool(self.live or self.behind)
+        return bool(self.behind or any(self.live.values()))
+
+    @property
+    def live_count(self) -> int:
+        """How many are pushed to."""
+        return sum(map(len, self.live.values()))
 
     @property
     def size_bytes(self) -> int:
@@ -137,7 +143,32 @@ class Feed:
         self._locating.close()
         self.older.close()
 
-    # Watchers join.
+    # Watchers come and go.
+
+    def fall_behind(self, watcher: Watcher) -> None:
+        """Have a watcher read on by itself."""
+        self._live(watcher).discard(watcher)
+        self.behind.add(watcher)
+
+    def go_live(self, watcher: Watcher) -> None:
+        """Push to a watcher that is at the head."""
+        self.behind.discard(watcher)
+        self._live(watcher).add(watcher)
+
+    def is_live(self, watcher: Watcher) -> bool:
+        """Whether a watcher is pushed to."""
+        return watcher in self._live(watcher)
+
+    def leave(self, watcher: Watcher) -> None:
+        """Have nothing more to do with a watcher."""
+        self.behind.discard(watcher)
+        self._live(watcher).discard(watcher)
+
+    def _live(self, watcher: Watcher) -> set[Watcher]:
+        return self.live.setdefault(watcher.encode, set())
+
+    def _all_live(self) -> list[Watcher]:
+        return [watcher for watchers in self.live.values() for watcher in watchers]
 
     def knows(self, at: Cursor | Page) -> bool:
         """Whether what the log said when it was of that id and epoch still holds for the feed as it is now."""
@@ -205,28 +236,29 @@ class Feed:
         what follows is no longer kept. Raises LogUnavailable.
         """
         index, mine = watcher.index, self.window.cursor
-        chunk = await self.older.after(index)
+        chunk = await self.older.after(index, watcher.encode)
         moved = self.window.cursor.at(0) != mine.at(0)  # to another log or epoch, and the chunk may be of the old one
         if chunk is None or moved or watcher.index != index:
             return Chunk(b"", watcher.index)
-        if not chunk.data:
+        if isinstance(chunk, Gone):
             watcher.gap(index + 1, chunk.last)
+            return Chunk(b"", index)
         return chunk
 
-    async def _read_older(self, index: int) -> list[Chunk]:
-        """Read what stands behind an index; a chunk without data stands for what is no longer kept."""
+    async def _read_older(self, index: int) -> list[Block] | Gone:
+        """Read what stands behind an index."""
         page = await self._reader.read(self.topic, self.window.cursor.at(index))
         if page.start == index and self.knows(page) and not page.reset:
             if page.missing:
-                return [Chunk(b"", page.missing[1])]
+                return Gone(page.missing[1])
             # What the feed has not got yet, it is going to deliver.
             mine = self.window.cursor
             known = [update for update in page.updates if update.index <= mine.index and update.epoch <= mine.epoch]
             if known:
-                return list(joined((update.index, plain_frame(page.log_id, update)) for update in known))
+                return blocks_of((update.index, plain_frame(page.log_id, update)) for update in known)
         await self.catch_up()
         gone = not page.updates and index < self.window.start and self.knows(page)
-        return [Chunk(b"", self.window.start)] if gone else []
+        return Gone(self.window.start) if gone else []
 
     # Records come in.
 
@@ -297,11 +329,17 @@ class Feed:
             self.interrupted()
 
     def _deliver(self, data: bytes, count: int, before: int) -> None:
+        """Push frames, which the window has already, to all who are live: those behind an index, in each encoding."""
         self._counts.appended += count
-        stalled = [watcher for watcher in self.live if not watcher.push(data)]
+        size = self.window.size_bytes
+        stalled: list[Watcher] = []
+        for encode, watchers in self.live.items():
+            if watchers:
+                encoded = data if encode is None else self.window.all_after(before, encode)
+                stalled += [watcher for watcher in watchers if not watcher.push(encoded)]
         for watcher in stalled:
             watcher.follow(before)
-        self._grew(len(data))
+        self._grew(len(data) + self.window.size_bytes - size)
 
     def _read_log(self, subscribed: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         """Read from the cursor to the head, again if that is being done already."""
@@ -350,7 +388,7 @@ class Feed:
             self._counts.resets += 1
             window.restart("", 0, -1)
             self.older.forget()
-            for watcher in [*self.live, *self.behind]:
+            for watcher in [*self._all_live(), *self.behind]:
                 watcher.reset()
             return True
         if not window.cursor.log_id and page.log_id:
@@ -364,8 +402,9 @@ class Feed:
         if page.missing:
             first, last = page.missing
             # Those behind find it out when they read on. While the feed opens, there is nobody.
-            self._counts.gaps += bool(self.live)
-            for watcher in list(self.live):
+            live = self._all_live()
+            self._counts.gaps += bool(live)
+            for watcher in live:
                 watcher.gap(first, last)
             window.restart(page.log_id, page.epoch, last)
         if page.updates:

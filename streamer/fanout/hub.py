@@ -149,7 +149,7 @@ class Hub:
             listening=self._subscriber.connected,
             feeds=len(feeds),
             feed_bytes=sum(feed.size_bytes for feed in feeds),
-            live=sum(len(feed.live) for feed in feeds),
+            live=sum(feed.live_count for feed in feeds),
             behind=sum(len(feed.behind) for feed in feeds),
             **vars(self._counts),
         )
@@ -208,6 +208,7 @@ class Hub:
             await asyncio.sleep(TEND_S)
             try:
                 self._let_go(loop.time())
+                self._keep_to_bound(self.settings.memory_bytes)
             except Exception:
                 # A fault in one feed must not leave all others untended.
                 _log.exception("tending the feeds failed")
@@ -247,9 +248,9 @@ class Hub:
         part = self.settings.memory_bytes // 16
         if self._growth > part:
             self._growth = 0
-            self._shrink_to(self.settings.memory_bytes - part)
+            self._keep_to_bound(self.settings.memory_bytes - part)
 
-    def _shrink_to(self, size: int) -> None:
+    def _keep_to_bound(self, size: int) -> None:
         """Have the feeds that were joined least recently give up their oldest records first."""
         excess = sum(slot.feed.size_bytes for slot in self._slots.values()) - size
         if excess <= 0:

@@ -12,17 +12,18 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import CloseCode
-from websockets.protocol import State
+from websockets.protocol import OPEN
 
 from streamer.core.errors import LogUnavailable
-from streamer.core.messages import GAP, RESET, TOO_SLOW
+from streamer.core.messages import DEFLATE_BITS, GAP, RESET, TOO_SLOW, deflated
 from streamer.core.names import Topic
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
-    from streamer.core.window import Chunk
+    from streamer.core.window import Chunk, Encode
     from streamer.fanout.feed import Feed, Position
 
 CLOSE_S = 10.0
@@ -35,6 +36,8 @@ _closing: set[asyncio.Task[None]] = set()
 class Session:
     """A `websockets` server connection on a topic, for one event loop.
 
+    A client that has negotiated compression without context takeover gets compressed frames, the same for all of them.
+
     ``index`` is that of the last record written to it; while it is live, the feed's cursor is the truth instead.
     ``on_end`` is called once, when the session ends, for whatever reason. A connection that takes nothing for
     ``stall_s`` seconds is closed.
@@ -43,7 +46,9 @@ class Session:
     def __init__(self, connection: ServerConnection, topic: Topic, stall_s: float) -> None:
         self.connection = connection
         self.topic = topic
+        self._protocol, self._send = connection.protocol, connection.transport.write
         self.index = -1
+        self.encode: Encode | None = deflated if _takes_deflated(connection) else None
         self.on_end: Callable[[Session], None] | None = None
         self._stall_s = stall_s
         self._feed: Feed | None = None
@@ -66,10 +71,11 @@ class Session:
 
     def push(self, data: bytes) -> bool:
         """Write live frames, unless the connection takes no more."""
+        # A thousand times for each update: what can be looked up before is.
         if self.connection.paused:
             return False
-        if self.connection.protocol.state is State.OPEN:
-            self.connection.transport.write(data)
+        if self._protocol.state is OPEN:
+            self._send(data)
         return True
 
     def follow(self, index: int) -> None:
@@ -78,8 +84,7 @@ class Session:
         if feed is None:
             return
         self.index = index
-        feed.live.discard(self)
-        feed.behind.add(self)
+        feed.fall_behind(self)
         if self.connection.paused or not self._write_on(feed):
             self._following = asyncio.get_running_loop().create_task(self._follow(feed))
 
@@ -97,7 +102,7 @@ class Session:
             return "come back"
         mine = self._feed.window.cursor
         if index is None:
-            index = mine.index if self in self._feed.live else self.index
+            index = mine.index if self._feed.is_live(self) else self.index
         return f"go on with after={mine.at(index).token}"
 
     def close(self, code: int, reason: str) -> None:
@@ -114,8 +119,7 @@ class Session:
         self._ended = True
         self.connection.connection_lost_waiter.remove_done_callback(self._connection_lost)
         if self._feed is not None:
-            self._feed.live.discard(self)
-            self._feed.behind.discard(self)
+            self._feed.leave(self)
             self._feed = None
         if self._following is not None:
             self._following.cancel()
@@ -137,24 +141,23 @@ class Session:
         """Write the next frames of the window, if that reaches so far back; return whether the session is live now."""
         if self.index < feed.window.start:
             return False
-        if chunk := feed.window.after(self.index):
+        if chunk := feed.window.after(self.index, self.encode):
             self._write(chunk)
         if self.index < feed.window.cursor.index:
             return False
         # Without an await since the look into the window.
-        feed.behind.discard(self)
-        feed.live.add(self)
+        feed.go_live(self)
         return True
 
     def _write(self, chunk: Chunk) -> None:
-        if self.connection.protocol.state is State.OPEN:
-            self.connection.transport.write(chunk.data)
+        if self._protocol.state is OPEN:
+            self._send(chunk.data)
         self.index = chunk.last
 
     async def _follow(self, feed: Feed) -> None:
         connection = self.connection
         try:
-            while not self._ended and connection.protocol.state is State.OPEN:
+            while not self._ended and self._protocol.state is OPEN:
                 if connection.paused:
                     async with asyncio.timeout(self._stall_s):
                         await connection.drain()
@@ -176,3 +179,12 @@ class Session:
         except Exception:
             _log.exception("a session of %s failed", self.topic)
             self.close(CloseCode.INTERNAL_ERROR, f"the gateway failed; {self.how_to_go_on()}")
+
+
+def _takes_deflated(connection: ServerConnection) -> bool:
+    return any(
+        isinstance(extension, PerMessageDeflate)
+        and extension.local_no_context_takeover
+        and extension.local_max_window_bits >= DEFLATE_BITS
+        for extension in connection.protocol.extensions
+    )

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
@@ -41,6 +42,9 @@ LAST_WORDS_S = 1.0
 
 COMPLAIN_S = 60.0
 """Why the log cannot be read is logged this often at the most, however many ask."""
+
+# Without context takeover, what is compressed once is the same for every client.
+_DEFLATE = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +81,7 @@ class Gateway:
                 max_size=MAX_MESSAGE_BYTES,
                 max_queue=1,
                 backlog=BACKLOG,
+                extensions=[_DEFLATE] if settings.compress else None,
                 reuse_port=settings.reuse_port,
             )
             for listening in self._server.sockets:

@@ -19,8 +19,8 @@ class GatewaySettings:
     ``internal_port`` serves health and metrics, on the same host; None for not at all. ``drain_s`` is over how many
     seconds a gateway that stops spreads the closing of its clients. ``ping_s`` is how often, in seconds, a client is
     asked whether it is still there, and how long it has to answer. ``linger_ms`` is for how many milliseconds updates
-    are collected before they are written together, which costs less and delays them. ``reuse_port`` lets other
-    processes of this user that set it, too, listen on the same port.
+    are collected before they are written together, which costs less and delays them. ``compress`` offers compression
+    (RFC 7692) to clients. ``reuse_port`` lets other processes of this user that set it, too, listen on the same port.
 
     Raises InvalidSetting where a value is out of range.
     """
@@ -33,6 +33,7 @@ class GatewaySettings:
     drain_s: float = 10.0
     ping_s: float = 20.0
     linger_ms: float = 0.0
+    compress: bool = False
     hub: HubSettings = field(default_factory=HubSettings)
     reuse_port: bool = False
 

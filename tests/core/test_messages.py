@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from websockets.extensions.base import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Opcode
 from websockets.protocol import CLIENT, OPEN, Protocol
 
 from streamer.core.cursor import Cursor
-from streamer.core.messages import plain_frame, plain_message, text_frame
+from streamer.core.messages import DEFLATE_BITS, deflated, plain_frame, plain_message, text_frame
 from streamer.core.records import Update
 
 json_values = st.recursive(
@@ -35,9 +37,10 @@ updates = st.builds(
 )
 
 
-def receive(data: bytes) -> list[bytes]:
+def receive(data: bytes, *extensions: Extension) -> list[bytes]:
     """The payloads of unmasked text frames, as a client takes them in."""
     client = Protocol(CLIENT, state=OPEN, max_size=None)
+    client.extensions = list(extensions)
     client.receive_data(data)
     frames = client.events_received()
     assert client.close_expected() is False
@@ -50,6 +53,24 @@ def receive(data: bytes) -> list[bytes]:
 def test_frames_one_after_another_are_received_as_the_messages_they_hold(payloads: list[int]) -> None:
     messages = [b"x" * size for size in payloads]
     assert receive(b"".join(map(text_frame, messages))) == messages
+
+
+@given(
+    payloads=st.lists(st.text(alphabet="ab{}", max_size=500) | st.text(), max_size=4),
+    bits=st.integers(DEFLATE_BITS, 15),
+)
+@example(payloads=["x" * 300, "", "x" * 70_000, "xy"], bits=DEFLATE_BITS)
+def test_compressed_frames_are_received_as_the_messages_they_hold_in_any_order(payloads: list[str], bits: int) -> None:
+    messages = [payload.encode() for payload in payloads]
+    frames = [deflated(text_frame(message)) for message in messages]
+    for received, sent in ((frames, messages), (frames[::-1], messages[::-1])):
+        assert receive(b"".join(received), PerMessageDeflate(True, False, bits, bits)) == sent
+
+
+@given(payload=st.binary(max_size=300))
+@example(payload=b"x" * 100_000)
+def test_a_compressed_frame_is_never_longer(payload: bytes) -> None:
+    assert len(deflated(text_frame(payload))) <= len(text_frame(payload))
 
 
 @pytest.mark.parametrize(("size", "header"), [(0, 2), (125, 2), (126, 4), (65535, 4), (65536, 10)])

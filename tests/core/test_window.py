@@ -29,6 +29,11 @@ def frame(log_id: str, update: Update) -> bytes:
     return f"<{log_id}.{update.epoch}.{update.index}{'-' * len(update.status)}>".encode()
 
 
+def encode(frame: bytes) -> bytes:
+    """The same in another form."""
+    return frame[::-1]
+
+
 def make(*indexes: int, of_job: bool = False, epoch: int = 1) -> Window:
     """A window that stands behind records of these indexes."""
     window = Window(of_job=of_job, frame=frame)
@@ -154,7 +159,8 @@ class WindowAgainstAList(RuleBasedStateMachine):
     def _holds_what_the_list_holds(self) -> None:
         window = self.window
         assert (window.start, window.cursor.index, window.cursor.log_id) == (self.start, self.head, LOG)
-        assert window.size_bytes == sum(len(frame(LOG, one)) for one in self.held)
+        assert window.size_bytes == sum(block.size_bytes for block in window._blocks)
+        assert sum(block._plain.size for block in window._blocks) == sum(len(frame(LOG, one)) for one in self.held)
 
     def _hands_out_from_every_index_all_that_follows_in_order(self) -> None:
         for index in range(self.start, self.head + 2):
@@ -165,6 +171,7 @@ class WindowAgainstAList(RuleBasedStateMachine):
                 expected = b"".join(frame(LOG, one) for one in following if one.index <= chunk.last)
                 assert data == expected, "a chunk ends with its last record"
             assert data == b"".join(frame(LOG, one) for one in following)
+            assert self.window.all_after(index, encode) == b"".join(encode(frame(LOG, one)) for one in following)
 
     def _knows_where_the_last_so_many_begin(self) -> None:
         for count in range(len(self.held) + 2):

@@ -189,7 +189,7 @@ class FakeConnection:
     def __init__(self, loop: StillLoop, client: Receiver) -> None:
         self.client = client
         self.paused = False
-        self.protocol = SimpleNamespace(state=State.OPEN)
+        self.protocol = SimpleNamespace(state=State.OPEN, extensions=[])
         self.transport = SimpleNamespace(write=self._write, abort=self._abort)
         self.aborted = False
         self.answers_close = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from hypothesis import Phase, currently_in_test_context, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import CloseCode
 from websockets.protocol import State
 
@@ -62,8 +64,8 @@ class Client:
     ``got`` is the topic's history as the client knows it: what comes again under a newer epoch replaces what was lost.
     """
 
-    def __init__(self, log: ModelLog, job: str | None, history: int | None) -> None:
-        self.log, self.job, self.history = log, job, history
+    def __init__(self, log: ModelLog, job: str | None, history: int | None, compressed: bool) -> None:
+        self.log, self.job, self.history, self.compressed = log, job, history, compressed
         self.after: str | None = None
         self.connection: FakeConnection | None = None
         self.session: Session | None = None
@@ -93,13 +95,15 @@ class Client:
     @property
     def live(self) -> bool:
         feed = self.session and self.session._feed
-        return feed is not None and self.session in feed.live
+        return feed is not None and feed.is_live(self.session)
 
     async def join(self, gateway: Gateway) -> None:
         """Connect: locate, then, when the handshake is through, join."""
         topic = Topic(NODE, self.job)
         after = None if self.after is None else Cursor.parse(self.after)
         connection = self.connection = FakeConnection(gateway.loop, self)
+        if self.compressed:
+            connection.protocol.extensions.append(PerMessageDeflate(True, True, 15, 15))
         try:
             position = await gateway.hub.locate(topic, after, None if after else self.history)
             await gateway.handshake()
@@ -127,7 +131,11 @@ class Client:
             size, head = data[1], 2
             if size == 126:
                 size, head = int.from_bytes(data[2:4], "big"), 4
-            message, data = json.loads(data[head : head + size]), data[head + size :]
+            first, payload, data = data[0], data[head : head + size], data[head + size :]
+            if first == 0xC1:
+                assert self.compressed
+                payload = zlib.decompress(payload + b"\x00\x00\xff\xff\x01\x00\x00\xff\xff", wbits=-15)
+            message = json.loads(payload)
             log_id, epoch, _ = message["cursor"].split(".")
             self.after = message["cursor"]
             self._take(Received(log_id, int(epoch), message["index"], message["previous"], message["state"]["n"]))
@@ -344,7 +352,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(place=places, watched=places, history=st.sampled_from([None, None, 0, 2]), turns=turns)
     def come(self, place: int, watched: int, history: int | None, turns: int) -> None:
-        client = Client(self.log, pick(WATCHED, watched), history)
+        client = Client(self.log, pick(WATCHED, watched), history, compressed=len(self.clients) % 3 == 2)
         self.clients.append(client)
         self._join(client, place)
         self.loop.turn(turns)
