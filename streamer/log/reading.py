@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 from streamer.core.cursor import Cursor
@@ -57,14 +58,22 @@ class Reader:
 
     async def heads(self, topics: Sequence[Topic]) -> list[Head | None]:
         """Where each of several topics stands, asked all at once; None where that cannot be read."""
+        jobs: dict[str, list[str]] = {}
+        for node, job in topics:
+            jobs.setdefault(node, []).extend([] if job is None else [job])
         pipeline = self._redis.pipeline(transaction=False)
-        for topic in topics:
-            pipeline.hmget(self._keys.log(topic.node), "id", "epoch", "next")
-            if topic.job is not None:
-                pipeline.zscore(self._keys.jobs(topic.node), escape(topic.job))
+        for node, names in jobs.items():
+            pipeline.hmget(self._keys.log(node), "id", "epoch", "next")
+            if names:
+                pipeline.zmscore(self._keys.jobs(node), [escape(name) for name in names])
         async with answering(self._url):
             replies = iter(await pipeline.execute(raise_on_error=False))
-        return [_head(next(replies), None if topic.job is None else (next(replies),)) for topic in topics]
+        heads: dict[Topic, Head | None] = {}
+        for node, names in jobs.items():
+            log = heads[Topic(node)] = _head_of_log(next(replies))
+            scores = _each(next(replies), names) if names else []
+            heads |= {Topic(node, name): _head_of_job(log, score) for name, score in zip(names, scores, strict=True)}
+        return [heads[topic] for topic in topics]
 
     async def nodes(self) -> dict[str, Summary]:
         """Every node that has ever reported, with its summary, by name."""
@@ -101,13 +110,19 @@ class Reader:
         await self._redis.aclose()
 
 
-def _head(log: Any, job: tuple[Any] | None) -> Head | None:
-    """A topic's head, from what its log's hash has and, where it is a job, from the job's score."""
+def _head_of_log(reply: Any) -> Head | None:
     try:
-        log_id, epoch, next_index = log
-        if not log_id:
-            return Head("", 0, -1)
-        last = int(next_index) - 1 if job is None else None if job[0] is None else int(job[0])
-        return Head(log_id.decode(), int(epoch), last)
-    except (TypeError, ValueError, OverflowError):  # also where a reply is an error, or a score is infinite
+        log_id, epoch, next_index = reply
+        return Head(log_id.decode(), int(epoch), int(next_index) - 1) if log_id else Head("", 0, -1)
+    except (TypeError, ValueError):  # the reply is an error, or the hash holds what is no number
         return None
+
+
+def _each(scores: Any, names: list[str]) -> list[Any]:
+    return [scores] * len(names) if isinstance(scores, Exception) else scores
+
+
+def _head_of_job(log: Head | None, score: Any) -> Head | None:
+    if log is None or isinstance(score, Exception) or score in (inf, -inf):
+        return None
+    return log._replace(last=None if score is None else int(score)) if log.log_id else log
