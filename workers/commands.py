@@ -7,7 +7,7 @@ import click
 from streamer.core.errors import InvalidInput, StreamerError
 from workers.bench.command import bench
 from workers.demo import demo
-from workers.gateway import gateway
+from workers.gateway.command import gateway
 from workers.node import node
 from workers.publish import publish
 from workers.watch import watch

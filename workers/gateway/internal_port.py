@@ -18,8 +18,8 @@ from websockets.http11 import Request, Response
 
 from streamer.gateway.connection import GatewayConnection
 from streamer.gateway.http import answer, answer_error, answer_json
-from workers.gateway_processes import GatewayProcesses
-from workers.merged_metrics import merge
+from workers.gateway.merged_metrics import merge
+from workers.gateway.processes import GatewayProcesses
 
 
 class InternalPort:

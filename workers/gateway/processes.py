@@ -12,8 +12,8 @@ from random import Random
 from streamer.core.backoff import backoff
 from streamer.core.errors import StreamerError
 from streamer.gateway.settings import GatewaySettings
-from workers.gateway_channel import Answer, Order
-from workers.gateway_child import ENDED_WELL, Child, Ended
+from workers.gateway.channel import Answer, Order
+from workers.gateway.child import ENDED_WELL, Child, Ended
 
 STEADY_S = 60.0
 """A process that has served this long is started again as soon as the first time."""

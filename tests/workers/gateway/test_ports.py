@@ -8,7 +8,7 @@ import pytest
 
 from streamer.core.errors import InvalidSetting
 from tests.servers import wait_until
-from workers.ports import claim
+from workers.gateway.ports import claim
 
 
 def _listen(port: int, *, shared: bool) -> socket.socket:

@@ -10,8 +10,8 @@ from streamer.fanout.hub import HubSettings
 from streamer.gateway.settings import MOST_LINGER_MS, GatewaySettings
 from streamer.log.keys import Keys
 from workers.event_loops import loop_factory
-from workers.gateway_serving import serve, stopping_signals
-from workers.gateway_supervisor import supervise
+from workers.gateway.serving import serve, stopping_signals
+from workers.gateway.supervisor import supervise
 from workers.logs import configure_logs
 from workers.options import DEFAULT_PORT, Seconds, option, redis_options
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from streamer.gateway.settings import GatewaySettings
 from streamer.log.connecting import without_password
-from workers.gateway_processes import STOP_TIMEOUT_S, GatewayProcesses
-from workers.gateway_serving import cannot_listen, stopping_signals
-from workers.internal_port import InternalPort
-from workers.ports import claim
+from workers.gateway.internal_port import InternalPort
+from workers.gateway.ports import claim
+from workers.gateway.processes import STOP_TIMEOUT_S, GatewayProcesses
+from workers.gateway.serving import cannot_listen, stopping_signals
 
 _log = logging.getLogger("streamer.gateway")
 

@@ -1,4 +1,4 @@
-"""One of the processes that serve a port together: `python -m workers.gateway_process`, started by the supervisor.
+"""One of the processes that serve a port together: `python -m workers.gateway.process`, started by the supervisor.
 
 Its standard input is its end of the channel.
 """
@@ -16,8 +16,8 @@ from websockets.http11 import Request
 from streamer.gateway.internal import answer_internal
 from streamer.gateway.server import Gateway
 from workers.event_loops import loop_factory
-from workers.gateway_channel import Answer, Ask, Channel, Failed, Order, Serving
-from workers.gateway_serving import CannotListen, serve
+from workers.gateway.channel import Answer, Ask, Channel, Failed, Order, Serving
+from workers.gateway.serving import CannotListen, serve
 from workers.logs import configure_logs
 
 

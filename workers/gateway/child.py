@@ -12,7 +12,7 @@ from itertools import count
 from typing import Self
 
 from streamer.gateway.internal import READY_TIMEOUT_S
-from workers.gateway_channel import Answer, Ask, Channel, Failed, Order, Serving
+from workers.gateway.channel import Answer, Ask, Channel, Failed, Order, Serving
 from workers.sentences import signal_name
 
 ANSWER_TIMEOUT_S = READY_TIMEOUT_S + 1
@@ -50,7 +50,7 @@ class Child:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
-                    "workers.gateway_process",
+                    "workers.gateway.process",
                     stdin=theirs.fileno(),
                     # Ctrl-C reaches the supervisor alone, which ends all in order.
                     start_new_session=True,

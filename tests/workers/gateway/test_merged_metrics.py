@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
-from workers.merged_metrics import merge
+from workers.gateway.merged_metrics import merge
 
 
 def _text(value: float) -> str:

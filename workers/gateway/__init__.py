@@ -1,0 +1,1 @@
+"""`streamer gateway`: one process that serves, or several on one port and their supervisor."""
