@@ -11,13 +11,22 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from streamer.core.cursor import START, Cursor
 from streamer.core.records import Update
 
 BLOCK_BYTES = 64 * 1024
 """A block is full from here on. It is also about what one write of history hands to a socket."""
+
+
+class LogState(Protocol):
+    """Says of which id and epoch the log was at a moment."""
+
+    @property
+    def log_id(self) -> str: ...
+    @property
+    def epoch(self) -> int: ...
 
 
 class Outcome(Enum):
@@ -145,6 +154,10 @@ class Window:
         self.start = -1
         self.forgot = False
         self.size_bytes = 0
+
+    def knows(self, at: LogState) -> bool:
+        """Whether what the log said when it was of that id and epoch still holds here."""
+        return at.log_id == self.cursor.log_id and at.epoch >= self.cursor.epoch
 
     def check(self, log_id: str, update: Update) -> Outcome:
         """Say whether a live record is the next one. It has no effect."""

@@ -13,17 +13,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from streamer.core.backoff import backoff
-from streamer.core.cursor import START, Cursor
 from streamer.core.errors import LogUnavailable
 from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
 from streamer.core.records import unpack_message
-from streamer.core.window import Block, Chunk, Encode, Outcome, Window, blocks_of
+from streamer.core.window import Block, Chunk, Outcome, Window, blocks_of
+from streamer.fanout.locating import Locator
 from streamer.fanout.older import Gone, Older
-from streamer.fanout.shared_reads import SharedReads
+from streamer.fanout.watchers import Watcher, Watchers
 from streamer.log.reading import Head, Reader
 from streamer.log.scripts import Page
 
@@ -36,40 +36,6 @@ PENDING_BYTES = 8 << 20
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-class Watcher(Protocol):
-    """Whoever follows a feed. All methods are called in the event loop and must not block."""
-
-    index: int
-    encode: Encode | None
-
-    def push(self, data: bytes) -> bool:
-        """Send live frames; False, and nothing sent, where the connection takes no more at the moment."""
-
-    def follow(self, index: int) -> None:
-        """Read on from an index until the head is reached, then be live."""
-
-    def gap(self, first: int, last: int) -> None:
-        """Records were missed and are no longer kept. The watch ends."""
-
-    def reset(self) -> None:
-        """The log was started anew. The watch ends."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a watcher joins: behind ``cursor``; ``head`` is the index of the topic's last record.
-
-    ``truncated``: older records than those that follow are no longer kept. ``missing``: the first and the last index
-    of what a resuming watcher has missed for good. ``reset``: its cursor is of another log.
-    """
-
-    cursor: Cursor
-    head: int
-    truncated: bool = False
-    missing: tuple[int, int] | None = None
-    reset: bool = False
 
 
 @dataclass
@@ -98,8 +64,8 @@ class Feed:
     def __init__(self, topic: Topic, reader: Reader, counts: Counts, grew: Callable[[int], None], rng: Random) -> None:
         self.topic = topic
         self.window = Window(of_job=topic.job is not None, frame=plain_frame)
-        self.live: dict[Encode | None, set[Watcher]] = {}
-        self.behind: set[Watcher] = set()
+        self.watchers = Watchers()
+        self.locator = Locator(topic, self.window, reader, self.catch_up)
         self._reader, self._counts, self._grew, self._rng = reader, counts, grew, rng
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -107,18 +73,7 @@ class Feed:
         self._again = False
         self._looked_up = -1
         self._told = (-1, -1)
-        self._locating: SharedReads[int | None, Position] = SharedReads()
         self.older = Older(self._read_older, grew)
-
-    @property
-    def watched(self) -> bool:
-        """Whether anybody follows."""
-        return bool(self.behind or any(self.live.values()))
-
-    @property
-    def live_count(self) -> int:
-        """How many are pushed to."""
-        return sum(map(len, self.live.values()))
 
     @property
     def size_bytes(self) -> int:
@@ -140,94 +95,10 @@ class Feed:
         """Stop all work. Whoever still follows gets nothing more."""
         if self._reading is not None:
             self._reading.cancel()
-        self._locating.close()
+        self.locator.close()
         self.older.close()
 
-    # Watchers come and go.
-
-    def fall_behind(self, watcher: Watcher) -> None:
-        """Have a watcher read on by itself."""
-        self._live(watcher).discard(watcher)
-        self.behind.add(watcher)
-
-    def go_live(self, watcher: Watcher) -> None:
-        """Push to a watcher that is at the head."""
-        self.behind.discard(watcher)
-        self._live(watcher).add(watcher)
-
-    def is_live(self, watcher: Watcher) -> bool:
-        """Whether a watcher is pushed to."""
-        return watcher in self._live(watcher)
-
-    def leave(self, watcher: Watcher) -> None:
-        """Have nothing more to do with a watcher."""
-        self.behind.discard(watcher)
-        self._live(watcher).discard(watcher)
-
-    def _live(self, watcher: Watcher) -> set[Watcher]:
-        return self.live.setdefault(watcher.encode, set())
-
-    def _all_live(self) -> list[Watcher]:
-        return [watcher for watchers in self.live.values() for watcher in watchers]
-
-    def knows(self, at: Cursor | Page) -> bool:
-        """Whether what the log said when it was of that id and epoch still holds for the feed as it is now."""
-        mine = self.window.cursor
-        return at.log_id == mine.log_id and at.epoch >= mine.epoch
-
-    def locate_in_window(self, after: Cursor | None, history: int | None) -> Position | None:
-        """What `locate` finds without asking Redis, which is where a herd of clients comes back; else None."""
-        window, mine = self.window, self.window.cursor
-        if after is not None:
-            known = (after.log_id == mine.log_id and after.epoch == mine.epoch) or not after.log_id
-            inside = known and window.start <= after.index <= mine.index
-            return Position(mine.at(after.index), mine.index) if inside else None
-        if history is not None:
-            index = window.before_last(history)
-            return None if index is None else Position(mine.at(index), mine.index)
-        return None if window.forgot else Position(mine.at(window.start), mine.index, truncated=window.start > -1)
-
-    async def locate(self, after: Cursor | None, history: int | None) -> Position:
-        """Find where a watcher joins: behind its cursor or, without one, so many records before the head (None: all).
-
-        Raises LogUnavailable where it has to ask Redis, in vain.
-        """
-        if position := self.locate_in_window(after, history):
-            return position
-        if after is not None:
-            page = await self._look_up(after)
-            cursor = Cursor(page.log_id, page.epoch, page.start)
-            return Position(cursor, self.window.cursor.index, missing=page.missing, reset=page.reset)
-        # A herd without cursors asks once. A cursor may be newer than what was read for another a moment ago.
-        return await self._locating.get(history, lambda: self._locate_in_log(history))
-
-    async def _locate_in_log(self, history: int | None) -> Position:
-        if history is not None:
-            mine = self.window.cursor
-            index = await self._reader.before_last(self.topic, history)
-            if index is not None:
-                return Position(mine.at(index), mine.index)
-        page = await self._look_up(START)
-        index = page.missing[1] if page.missing else -1
-        return Position(Cursor(page.log_id, page.epoch, index), self.window.cursor.index, truncated=bool(page.missing))
-
-    async def locate_again(self, position: Position | None) -> Position:
-        """Find where a watcher joins whose position, if any, was found earlier. Raises LogUnavailable."""
-        if position is None:
-            return await self.locate(None, None)
-        return position if position.reset or self.knows(position.cursor) else await self.locate(position.cursor, None)
-
-    async def _look_up(self, after: Cursor) -> Page:
-        """Read a page behind a cursor that the feed, as it is on return, knows."""
-        while True:
-            page = await self._reader.read(self.topic, after, limit=1)
-            mine = self.window.cursor
-            same = (page.log_id, page.epoch) == (mine.log_id, mine.epoch)
-            if not same or page.start < after.index or page.start > mine.index:
-                # The log has lost its tail, has grown or was started anew, and the feed may not have found that out.
-                await self.catch_up()
-            if self.knows(page):
-                return page
+    # Watchers read on.
 
     async def read_back(self, watcher: Watcher) -> Chunk:
         """The next frames for a watcher further behind than the window, from the log.
@@ -248,7 +119,7 @@ class Feed:
     async def _read_older(self, index: int) -> list[Block] | Gone:
         """Read what stands behind an index."""
         page = await self._reader.read(self.topic, self.window.cursor.at(index))
-        if page.start == index and self.knows(page) and not page.reset:
+        if page.start == index and self.window.knows(page) and not page.reset:
             if page.missing:
                 return Gone(page.missing[1])
             # What the feed has not got yet, it is going to deliver.
@@ -257,7 +128,7 @@ class Feed:
             if known:
                 return blocks_of((update.index, plain_frame(page.log_id, update)) for update in known)
         await self.catch_up()
-        gone = not page.updates and index < self.window.start and self.knows(page)
+        gone = not page.updates and index < self.window.start and self.window.knows(page)
         return Gone(self.window.start) if gone else []
 
     # Records come in.
@@ -332,11 +203,7 @@ class Feed:
         """Push frames, which the window has already, to all who are live: those behind an index, in each encoding."""
         self._counts.appended += count
         size = self.window.size_bytes
-        stalled: list[Watcher] = []
-        for encode, watchers in self.live.items():
-            if watchers:
-                encoded = data if encode is None else self.window.all_after(before, encode)
-                stalled += [watcher for watcher in watchers if not watcher.push(encoded)]
+        stalled = self.watchers.push(lambda encode: self.window.all_after(before, encode) if encode else data)
         for watcher in stalled:
             watcher.follow(before)
         self._grew(len(data) + self.window.size_bytes - size)
@@ -388,7 +255,7 @@ class Feed:
             self._counts.resets += 1
             window.restart("", 0, -1)
             self.older.forget()
-            for watcher in [*self._all_live(), *self.behind]:
+            for watcher in [*self.watchers.live, *self.watchers.behind]:
                 watcher.reset()
             return True
         if not window.cursor.log_id and page.log_id:
@@ -397,12 +264,12 @@ class Feed:
             self._counts.rewinds += 1
             window.move(page.epoch, page.start)
             self.older.forget()
-            for watcher in self.behind:
+            for watcher in self.watchers.behind:
                 watcher.index = min(watcher.index, page.start)
         if page.missing:
             first, last = page.missing
             # Those behind find it out when they read on. While the feed opens, there is nobody.
-            live = self._all_live()
+            live = self.watchers.live
             self._counts.gaps += bool(live)
             for watcher in live:
                 watcher.gap(first, last)

@@ -12,7 +12,8 @@ from random import Random
 from streamer.core.cursor import Cursor
 from streamer.core.errors import InvalidSetting, LogUnavailable
 from streamer.core.names import Topic
-from streamer.fanout.feed import Counts, Feed, Position
+from streamer.fanout.feed import Counts, Feed
+from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
 from streamer.log.keys import Keys
 from streamer.log.reading import Reader
@@ -123,12 +124,12 @@ class Hub:
             self._tasks = [loop.create_task(self._tend()), loop.create_task(self._check())]
 
     async def locate(self, topic: Topic, after: Cursor | None = None, history: int | None = None) -> Position:
-        """Find where a watcher joins a topic: see `Feed.locate`. Raises LogUnavailable."""
+        """Find where a watcher joins a topic: see `Locator.locate`. Raises LogUnavailable."""
         with self._held(topic) as slot:
-            position = slot.feed.locate_in_window(after, history) if slot.ready else None
+            position = slot.feed.locator.in_window(after, history) if slot.ready else None
             if position is None:
                 async with self._in_time(slot):
-                    position = await slot.feed.locate(after, history)
+                    position = await slot.feed.locator.locate(after, history)
             return position
 
     async def join(self, session: Session, position: Position | None = None) -> None:
@@ -137,9 +138,9 @@ class Hub:
         Raises LogUnavailable. May be cancelled; the session has not joined then.
         """
         with self._held(session.topic) as slot:
-            if position is None or not (slot.ready and (position.reset or slot.feed.knows(position.cursor))):
+            if position is None or not (slot.ready and (position.reset or slot.feed.window.knows(position.cursor))):
                 async with self._in_time(slot):
-                    position = await slot.feed.locate_again(position)
+                    position = await slot.feed.locator.again(position)
             session.join(slot.feed, position)
 
     def statistics(self) -> HubStatistics:
@@ -149,8 +150,8 @@ class Hub:
             listening=self._subscriber.connected,
             feeds=len(feeds),
             feed_bytes=sum(feed.size_bytes for feed in feeds),
-            live=sum(feed.live_count for feed in feeds),
-            behind=sum(len(feed.behind) for feed in feeds),
+            live=sum(feed.watchers.live_count for feed in feeds),
+            behind=sum(len(feed.watchers.behind) for feed in feeds),
             **vars(self._counts),
         )
 
@@ -235,9 +236,9 @@ class Hub:
 
     def _let_go(self, now: float) -> None:
         for topic, slot in list(self._slots.items()):
-            if not slot.feed.behind:
+            if not slot.feed.watchers.behind:
                 slot.feed.older.forget()
-            if slot.feed.watched or slot.joining:
+            if slot.feed.watchers or slot.joining:
                 slot.watched = now
             elif now - slot.watched >= self.settings.keep_s:
                 self._retire(topic)

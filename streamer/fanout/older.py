@@ -34,7 +34,7 @@ class Older:
         self._reads: SharedReads[int, Block | Gone | None] = SharedReads()
         self.size_bytes = 0
 
-    async def after(self, index: int, encode: Encode | None) -> Chunk | Gone | None:
+    async def after(self, index: int, encode: Encode | None = None) -> Chunk | Gone | None:
         """The frames behind an index, None where the log must be looked at again. Raises what reading it raises.
 
         However many ask meanwhile, the log is read once. May be cancelled, which leaves the others their answer.

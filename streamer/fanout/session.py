@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
     from streamer.core.window import Chunk, Encode
-    from streamer.fanout.feed import Feed, Position
+    from streamer.fanout.feed import Feed
+    from streamer.fanout.locating import Position
 
 CLOSE_S = 10.0
 """How long the closing of a connection may take; then it is cut off."""
@@ -84,7 +85,7 @@ class Session:
         if feed is None:
             return
         self.index = index
-        feed.fall_behind(self)
+        feed.watchers.fall_behind(self)
         if self.connection.paused or not self._write_on(feed):
             self._following = asyncio.get_running_loop().create_task(self._follow(feed))
 
@@ -102,7 +103,7 @@ class Session:
             return "come back"
         mine = self._feed.window.cursor
         if index is None:
-            index = mine.index if self._feed.is_live(self) else self.index
+            index = mine.index if self._feed.watchers.is_live(self) else self.index
         return f"go on with after={mine.at(index).token}"
 
     def close(self, code: int, reason: str) -> None:
@@ -119,7 +120,7 @@ class Session:
         self._ended = True
         self.connection.connection_lost_waiter.remove_done_callback(self._connection_lost)
         if self._feed is not None:
-            self._feed.leave(self)
+            self._feed.watchers.leave(self)
             self._feed = None
         if self._following is not None:
             self._following.cancel()
@@ -146,7 +147,7 @@ class Session:
         if self.index < feed.window.cursor.index:
             return False
         # Without an await since the look into the window.
-        feed.go_live(self)
+        feed.watchers.go_live(self)
         return True
 
     def _write(self, chunk: Chunk) -> None:

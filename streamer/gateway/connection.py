@@ -11,7 +11,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
 from websockets.protocol import State
 
-from streamer.fanout.feed import Position
+from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
 from streamer.gateway.http import answer_error
 from streamer.gateway.routes import Watch

@@ -18,8 +18,8 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from streamer.core.errors import InvalidInput, LogUnavailable
-from streamer.fanout.feed import Position
 from streamer.fanout.hub import Hub
+from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
 from streamer.gateway.api import answer_api
 from streamer.gateway.connection import GatewayConnection

@@ -95,7 +95,7 @@ class Client:
     @property
     def live(self) -> bool:
         feed = self.session and self.session._feed
-        return feed is not None and feed.is_live(self.session)
+        return feed is not None and feed.watchers.is_live(self.session)
 
     async def join(self, gateway: Gateway) -> None:
         """Connect: locate, then, when the handshake is through, join."""

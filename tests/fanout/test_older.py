@@ -10,16 +10,24 @@ from typing import Any
 import pytest
 
 from streamer.core.errors import LogUnavailable
-from streamer.core.window import Chunk
+from streamer.core.window import Block, Chunk
 from streamer.fanout import older as older_module
-from streamer.fanout.older import Older
+from streamer.fanout.older import Gone, Older
 
 FIRST, SECOND, THIRD = Chunk(b"aaaa", 3), Chunk(b"bbbb", 7), Chunk(b"cccc", 9)
 """They stand one behind another, from the start on."""
 
 DEADLINE_S = 10
 
-Waiting = asyncio.Task[Chunk | None]
+Waiting = asyncio.Task[Chunk | Gone | None]
+
+
+def blocks(*chunks: Chunk) -> list[Block]:
+    """Blocks, each of the one frame that a chunk is."""
+    made = [Block() for _ in chunks]
+    for block, chunk in zip(made, chunks, strict=True):
+        block.append(chunk.last, chunk.data)
+    return made
 
 
 class Log:
@@ -27,16 +35,20 @@ class Log:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
-        self._answers: list[asyncio.Future[list[Chunk]]] = []
+        self._answers: list[asyncio.Future[list[Block] | Gone]] = []
 
-    async def read(self, index: int) -> list[Chunk]:
+    async def read(self, index: int) -> list[Block] | Gone:
         self.asked.append(index)
         self._answers.append(asyncio.get_running_loop().create_future())
         return await self._answers[-1]
 
     def answer(self, *chunks: Chunk) -> None:
         """Answer the last read that was asked for."""
-        self._answers[-1].set_result(list(chunks))
+        self._answers[-1].set_result(blocks(*chunks))
+
+    def answer_gone(self, last: int) -> None:
+        """Answer it by what is no longer kept."""
+        self._answers[-1].set_result(Gone(last))
 
     def fail(self) -> None:
         """Have it fail."""
@@ -73,7 +85,7 @@ async def wait_for(older: Older, *indexes: int) -> list[Waiting]:
     return asking
 
 
-async def got(*asking: Waiting) -> list[Chunk | None]:
+async def got(*asking: Waiting) -> list[Chunk | Gone | None]:
     """What those who ask get, in time."""
     async with asyncio.timeout(DEADLINE_S):
         return await asyncio.gather(*asking)
@@ -85,7 +97,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def take_in(older: Older, log: Log, index: int, *chunks: Chunk) -> Chunk | None:
+async def take_in(older: Older, log: Log, index: int, *chunks: Chunk) -> Chunk | Gone | None:
     """Ask behind an index; the log has these chunks there."""
     asking = await wait_for(older, index)
     log.answer(*chunks)
@@ -166,8 +178,24 @@ async def test_where_the_log_gives_nothing_it_is_looked_at_again_by_whoever_asks
 async def test_that_something_is_no_longer_kept_is_asked_each_time_since_it_becomes_more(
     older: Older, log: Log
 ) -> None:
-    assert await take_in(older, log, -1, Chunk(b"", 5)) == Chunk(b"", 5)
-    assert await take_in(older, log, -1, Chunk(b"", 8)) == Chunk(b"", 8)
+    for last in (5, 8):
+        asking = await wait_for(older, -1)
+        log.answer_gone(last)
+        assert await got(*asking) == [Gone(last)]
+
+
+async def test_each_frame_is_encoded_once_and_counts_in_every_encoding(older: Older, log: Log) -> None:
+    encoded: list[bytes] = []
+
+    def encode(frame: bytes) -> bytes:
+        encoded.append(frame)
+        return frame.upper()
+
+    await take_in(older, log, -1, FIRST, SECOND)
+    assert [await older.after(-1, encode) for _ in range(3)] == [Chunk(b"AAAA", 3)] * 3
+    assert await older.after(-1) == FIRST
+    assert encoded == [b"aaaa"]
+    assert older.size_bytes == 12
 
 
 @pytest.mark.usefixtures("three_chunks")
@@ -202,7 +230,7 @@ async def test_of_a_page_greater_than_the_bound_the_first_chunk_is_handed_over(o
 async def test_what_is_kept_twice_counts_once(older: Older, log: Log) -> None:
     [first] = await wait_for(older, -1)
     await take_in(older, log, 3, SECOND)
-    log._answers[0].set_result([FIRST, SECOND])
+    log._answers[0].set_result(blocks(FIRST, SECOND))
     assert await got(first) == [FIRST]
     assert older.size_bytes == 8
 
@@ -233,7 +261,7 @@ async def test_whoever_asks_after_it_was_forgotten_is_never_given_what_was_read_
     [early] = await wait_for(older, -1)
     forgotten = asyncio.Event()
 
-    async def forget_and_ask() -> Chunk | None:
+    async def forget_and_ask() -> Chunk | Gone | None:
         await forgotten.wait()
         older.forget()
         return await older.after(-1)
