@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## measure what the project must reach; some of it: make bench ROWS=burst ROUNDS=3
+	@$(BIN)/python -m tests.benchmarks $(or $(ROWS),all) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON))
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

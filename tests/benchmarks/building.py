@@ -1,4 +1,4 @@
-"""Builds the programs in C that the benchmarks use: they load a server, or are the floor, at hardly any cost of their own."""
+"""Builds the programs in C that the benchmarks use: the clients, which cost little themselves, and the floor."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tests.benchmarks.talking import Talking
 from workers.local_parts import PartFailed, Parts
 
 
@@ -36,78 +37,68 @@ class Report(msgspec.Struct, frozen=True):
     p99_ms: float
     fault: str
 
-    def check(self) -> None:
-        """Raise NotWhole if anything is wrong with what any client got."""
-        if self.whole == self.clients:
-            return
-        counts = ", ".join(
-            f"{count:,} {name}"
-            for name, count in [
-                ("skipped", self.skipped),
-                ("repeated", self.repeated),
-                ("with a wrong previous", self.unlinked),
-                ("malformed", self.malformed),
-                ("connections closed", self.closed),
-            ]
-            if count
-        )
-        raise NotWhole(
+    def fault_sentence(self) -> str:
+        """Say what is wrong. Only where something is."""
+        counts = {
+            "skipped": self.skipped,
+            "repeated": self.repeated,
+            "with a wrong previous": self.unlinked,
+            "malformed": self.malformed,
+            "connections closed": self.closed,
+        }
+        found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return (
             f"{self.whole:,} of {self.clients:,} clients got everything once and in order"
-            f"{f' ({counts})' if counts else ''}; first of all, {self.fault}"
+            f"{f' ({found})' if found else ''}; first of all, {self.fault}"
         )
 
 
 class Clients:
-    """The clients of one process, which `connecting` starts."""
+    """A process of clients, which connect at once; the command is load.c's."""
 
     def __init__(self, parts: Parts, command: list[str]) -> None:
-        self._parts = parts
-        self._process = parts.start("the clients", command, talking=True)
+        self._talking = Talking(parts, "the clients", command)
         self._report: Report | None = None
 
     def wait_open(self) -> None:
-        """Return once all are connected. Raises NotWhole where one is refused."""
-        self._expect("open")
+        """Return once all are connected. Raises NotWhole where nothing comes any more."""
+        self._expect(b"open\n")
 
     def wait_read(self) -> None:
         """Return once all that read have all that they are owed. Raises NotWhole where nothing comes any more."""
-        self._expect("read")
+        self._expect(b"read\n")
 
     def let_stalled_read(self) -> None:
-        """Have those read on that have stalled since they connected; `wait_read` waits for them, too."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"read\n")
-        self._process.stdin.flush()
+        """Have those read on that have stalled since they connected; `wait_read` then waits for them, too."""
+        self._talking.say(b"read\n")
 
     def finish(self, *, at_once: bool = False) -> Report:
         """Return the `report`. Raises NotWhole."""
         report = self.report(at_once=at_once)
-        report.check()
+        if report.whole < report.clients:
+            raise NotWhole(report.fault_sentence())
         return report
 
     def report(self, *, at_once: bool = False) -> Report:
         """Return what the process found, right or wrong, once it ends: by itself, or ``at_once`` if nothing is owed."""
-        assert self._process.stdin is not None
         if at_once:
-            self._process.stdin.close()
+            self._talking.say_no_more()
         while self._report is None:
-            self._read_line()
+            self._hear()
         return self._report
 
-    def _expect(self, word: str) -> None:
-        while (line := self._read_line()) != word:
-            if line is None:
-                self.finish()
-                raise PartFailed(f"the clients ended before they said {word!r}")
+    def close(self) -> None:
+        """Hear no more of it."""
+        self._talking.close()
 
-    def _read_line(self) -> str | None:
-        """The next word that the process says; None for the report, which is kept."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().decode()
-        if not line:
-            self._process.wait()
-            self._parts.check()
-        if line.startswith("{"):
+    def _expect(self, word: bytes) -> None:
+        while self._hear() != word:
+            if self._report is not None:
+                self.finish()
+                raise PartFailed(f"the clients ended before they said {word.decode().strip()!r}")
+
+    def _hear(self) -> bytes:
+        line = self._talking.line()
+        if line.startswith(b"{"):
             self._report = msgspec.json.decode(line, type=Report)
-            return None
-        return line.strip()
+        return line

@@ -1,43 +1,49 @@
-"""What delivering costs a server: its CPU time and memory while clients that wait get what is published."""
+"""What work costs a server: its CPU time, and how long it takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from tests.benchmarks.clients import Clients, Report
 from tests.benchmarks.lab import Server
 from workers.bench.meter import Meter
 from workers.local_parts import PartFailed
 
 
-class Cost(NamedTuple):
-    """What a server used while ``updates`` were delivered to all clients together, in ``took_s``."""
+class Cost:
+    """What a server uses from now on until `stop`, in seconds. Raises PartFailed where this system does not tell."""
 
-    updates: int
-    cpu_s: float
-    took_s: float
+    def __init__(self, server: Server) -> None:
+        self._meter = Meter({"server": server.pid})
+        self._began = time.monotonic()
+        self._stopped = False
+        self.cpu_s = self.took_s = 0.0
 
-    @property
-    def us_per_update(self) -> float | None:
-        """CPU time in µs for each delivered update; None where it is less than a system's clock of it can tell."""
-        return self.cpu_s * 1e6 / self.updates if self.cpu_s else None
+    def stop(self) -> None:
+        """End the time that is measured; again changes nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.took_s = time.monotonic() - self._began
+        self._meter.stop()
+        cpu_s = self._meter.cpu_s("server")
+        if cpu_s is None:
+            raise PartFailed("this system does not tell the CPU time of processes")
+        self.cpu_s = cpu_s
 
-    @property
-    def updates_per_s(self) -> float:
-        """How many arrived each second."""
-        return self.updates / self.took_s
+    def us_each(self, count: int) -> float | None:
+        """CPU time in µs for each of so many; None where the system's clock of it, which ticks, tells nothing yet."""
+        return self.cpu_s * 1e6 / count if self.cpu_s else None
+
+    def per_s(self, count: int) -> float:
+        """How many of so many were done each second."""
+        return count / self.took_s
 
 
-def cost_of(server: Server, doing: Callable[[], int]) -> Cost:
-    """Measure a server during a call, which returns how many updates it has had delivered."""
-    meter = Meter({"server": server.pid})
-    began = time.monotonic()
-    updates = doing()
-    took_s = time.monotonic() - began
-    meter.stop()
-    cpu_s = meter.cpu_s("server")
-    if cpu_s is None:
-        raise PartFailed("this system does not tell the CPU time of processes")
-    return Cost(updates, cpu_s, took_s)
+@contextmanager
+def measuring(server: Server) -> Iterator[Cost]:
+    """Measure a server during the block, or until it says `stop`."""
+    cost = Cost(server)
+    yield cost
+    cost.stop()

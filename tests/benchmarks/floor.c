@@ -150,7 +150,7 @@ int main(int argc, char **argv) {
     return 2;
   }
   signal(SIGPIPE, SIG_IGN);
-  int epoll = epoll_create1(0), redis = subscribe(argv[2], argv[3]), listener = listen_on(argv[1]);
+  int epoll = epoll_create1(0), listener = listen_on(argv[1]), redis = subscribe(argv[2], argv[3]);
   watch(epoll, listener);
   watch(epoll, redis);
   for (;;) {

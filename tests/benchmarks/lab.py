@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import redis
 
 from streamer.core.outbox import Batch, Entry
 from streamer.core.records import pack_tail
@@ -18,13 +20,13 @@ from streamer.log.connecting import connect
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import Retention, new_id
-from tests.benchmarks.building import Programs, build
+from tests.benchmarks.building import build
 from tests.benchmarks.clients import Clients
+from tests.benchmarks.publishers import Publisher
 from tests.servers import free_port
 from workers.bench.content import Content
-from workers.bench.crew import Crew, Publisher
 from workers.bench.open_files import allow_connections
-from workers.bench.orders import GO, PublishOrder, PublishReport
+from workers.bench.orders import PublishOrder
 from workers.bench.usage import usage_of
 from workers.local_parts import PartFailed, Parts
 from workers.local_servers import environment_without_settings, redis_command, start_gateway, start_redis
@@ -33,8 +35,6 @@ PADDING_BYTES = 90
 """With this padding an update is a record of 200 bytes in the log, and a message of about 290."""
 
 QUIET_S = 0.5
-"""So long a server is left alone before it is measured, for what connecting has left it to do."""
-
 TIMEOUT_S = 60.0
 SEED = 1
 
@@ -52,30 +52,46 @@ class Server(NamedTuple):
             raise PartFailed("this system does not tell the memory of processes")
         return usage.memory_bytes
 
+    def peak_memory_bytes(self) -> int:
+        """The most that it, without children, has held. Raises PartFailed where this system does not tell."""
+        status = Path(f"/proc/{self.pid}/status")
+        peak = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
+        if peak is None:
+            raise PartFailed("this system does not tell the greatest memory of a process")
+        return int(peak[1]) * 1024
+
 
 class Lab:
     """What all measurements share. `open_lab` makes it."""
 
-    def __init__(self, parts: Parts, directory: Path, environment: dict[str, str], redis: str) -> None:
-        self.redis_url, self.redis = environment["STREAMER_REDIS_URL"], redis
-        self._parts, self._directory, self._environment = parts, directory, environment
-        self._programs: Programs = build(directory)
+    prefix = Keys.prefix
+
+    def __init__(self, directory: Path, redis_url: str, redis_name: str, quiet_s: float) -> None:
+        self.redis_url, self.redis_name = redis_url, redis_name
+        self._quiet_s = quiet_s
+        self._directory = directory
+        self._programs = build(directory)
+
+    def parts(self) -> Parts:
+        """Processes that end with a block."""
+        environment = environment_without_settings() | {"STREAMER_REDIS_URL": self.redis_url}
+        return Parts(self._directory, environment)
 
     @contextmanager
     def gateway(self, *options: str) -> Iterator[Server]:
         """A gateway of its own, with these options, which ends with the block."""
-        with Parts(self._directory, self._environment) as parts:
+        with self.parts() as parts:
             port = free_port()
             yield Server(start_gateway(parts, port, options).pid, port)
 
     @contextmanager
     def floor(self, channel: str) -> Iterator[Server]:
         """The floor, for what is published to a channel of Redis; it ends with the block."""
-        with Parts(self._directory, self._environment) as parts:
+        with self.parts() as parts:
             port = free_port()
             redis_port = urlsplit(self.redis_url).port
             process = parts.start("the floor", [str(self._programs.floor), str(port), str(redis_port), channel])
-            with connect(self.redis_url) as client:
+            with self.redis_client() as client:
                 parts.wait_until("the floor listens to Redis", lambda: client.pubsub_numsub(channel)[0][1] == 1)
             yield Server(process.pid, port)
 
@@ -97,73 +113,65 @@ class Lab:
         in place of %d. ``stalled`` of them do not read once they are connected.
         """
         allow_connections(clients)
-        with self._client_parts() as parts:
-            arguments = ["--port", server.port, "--path", path, "--clients", clients, "--timeout", TIMEOUT_S]
-            arguments += ["--updates", content.updates if content else 0, "--jobs", (content and content.jobs) or 1]
-            arguments += ["--stalled", stalled, "--at-once", at_once, *(["--per-job"] if per_job else [])]
-            yield Clients(parts, [str(self._programs.load), *map(str, arguments)])
-
-    def _client_parts(self) -> Parts:
-        return Parts(self._directory, self._environment)
+        arguments = ["--port", server.port, "--path", path, "--clients", clients, "--timeout", TIMEOUT_S]
+        arguments += ["--updates", content.updates if content else 0, "--jobs", (content and content.jobs) or 1]
+        arguments += ["--stalled", stalled, "--at-once", at_once, *(["--per-job"] if per_job else [])]
+        with self.parts() as parts, closing(Clients(parts, [str(self._programs.load), *map(str, arguments)])) as load:
+            yield load
 
     @contextmanager
-    def publisher(
-        self, node: str, content: Content, rate: float = 0.0, *, prepared: bool = False
-    ) -> Iterator[Callable[[], PublishReport]]:
-        """A process that is ready to publish the content to a node; the function has it do so, and returns the report.
+    def publisher(self, node: str, content: Content, rate: float = 0.0) -> Iterator[Publisher]:
+        """A process that is ready to publish the content to a node, and ends with the block.
 
-        A ``rate`` of 0 is as fast as can be.
+        A ``rate`` of 0 is as fast as can be: the updates are then made before it begins.
         """
-        with Parts(self._directory, self._environment) as parts:
-            crew = Crew(parts, TIMEOUT_S)
-            prefix = self._environment["STREAMER_PREFIX"]
-            publisher = crew.publisher(
-                PublishOrder(self.redis_url, prefix, node, content, rate, TIMEOUT_S, prepared or not rate)
-            )
-            if not crew.wait(lambda: publisher.news is not None, lambda: None):
-                raise PartFailed("the publisher does not become ready")
-            yield lambda: _publish(crew, publisher)
+        order = PublishOrder(self.redis_url, self.prefix, node, content, rate, TIMEOUT_S, prepared=not rate)
+        with self.parts() as parts, closing(Publisher(parts, order)) as publisher:
+            yield publisher
 
     def publish(self, node: str, content: Content) -> None:
         """Publish the content to a node, and return once Redis has it."""
-        with self.publisher(node, content) as publish:
-            publish()
+        with self.publisher(node, content) as publisher:
+            publisher.go()
+            publisher.report()
 
     def make_log(self, node: str) -> None:
         """Have the node's log there, without an update.
 
         Where the first update makes the log, each topic that is watched reads it once, as it does not know it yet.
         """
-        with NodeLog(self.redis_url, Keys(self._environment["STREAMER_PREFIX"]), node) as log:
+        with NodeLog(self.redis_url, Keys(self.prefix), node) as log:
             log.append(new_id(), Batch(1, [Entry(None, pack_tail("making the log", {}, 0))]), Retention())
             log.clear()
 
+    def redis_client(self) -> redis.Redis:
+        """A client of the Redis."""
+        return connect(self.redis_url)
+
+    def settle(self) -> None:
+        """Leave a server alone, for what connecting has left it to do."""
+        time.sleep(self._quiet_s)
+
     def empty(self) -> None:
         """Have Redis forget all that was published."""
-        with connect(self.redis_url) as client:
+        with self.redis_client() as client:
             client.flushall()
 
 
-def _publish(crew: Crew, publisher: Publisher) -> PublishReport:
-    publisher.say(GO)
-    crew.wait(lambda: publisher.report is not None, lambda: publisher.news)
-    report = publisher.report
-    if report is None or report.fault:
-        raise PartFailed(f"the publisher failed: {report.fault if report else 'it does not come to an end'}")
-    return report
-
-
 @contextmanager
-def open_lab() -> Iterator[Lab]:
-    """Have the programs compiled and a Redis ready; at the end no process and no file is left. Raises PartFailed."""
-    environment = environment_without_settings()
+def open_lab(quiet_s: float = QUIET_S) -> Iterator[Lab]:
+    """Have the programs compiled and a Redis ready; at the end no process and no file is left.
+
+    A server is left alone for ``quiet_s`` seconds before it is measured. Raises PartFailed.
+    """
     with tempfile.TemporaryDirectory(prefix="streamer-benchmarks-", ignore_cleanup_errors=True) as directory:
         port = free_port()
-        environment |= {"STREAMER_REDIS_URL": f"redis://127.0.0.1:{port}/0", "STREAMER_PREFIX": Keys.prefix}
-        with Parts(Path(directory), environment) as parts:
-            name, command = redis_command(port, directory)
-            start_redis(parts, name, command, environment["STREAMER_REDIS_URL"])
-            yield Lab(parts, Path(directory), environment, name)
+        url = f"redis://127.0.0.1:{port}/0"
+        name, command = redis_command(port, directory)
+        lab = Lab(Path(directory), url, name, quiet_s)
+        with lab.parts() as parts:
+            start_redis(parts, name, command, url)
+            yield lab
 
 
 def new_node() -> str:
@@ -174,8 +182,3 @@ def new_node() -> str:
 def content_of(updates: int, jobs: int = 1) -> Content:
     """So many updates of 200 bytes, of the jobs in turn."""
     return Content(SEED, updates, PADDING_BYTES, jobs)
-
-
-def settle() -> None:
-    """Let a server finish what it does on its own account."""
-    time.sleep(QUIET_S)

@@ -4,14 +4,14 @@
 //   load --port PORT --path /nodes/NODE/jobs/job-%d --clients 100 --updates 2000 --jobs 100 --per-job
 //
 // The updates of a run have the indexes 0 to --updates less 1, and belong to --jobs jobs in turn: each one's "previous"
-// is its index less the number of jobs, or -1. A client is owed all of them, or with --per-job those of the job that its
-// own number gives, modulo --jobs. %d in the path is the client's number. "sent_ns" in a state, by the monotonic clock,
-// gives the latency.
+// is its index less the number of jobs, or -1. A client is owed all of them, or with --per-job those of the job whose
+// number is its own, modulo --jobs. %d in the path is the client's number. "sent_ns" in a state, by the monotonic
+// clock, gives the latency.
 //
 // On standard output it says "open" when every client is open or has failed, and "read" when all that may come has; at
-// its end it prints one line of JSON. With --stalled, so many clients stop reading once they are open: "read" is then of
-// the others, and at a line on standard input the stalled read on, until "read" is said again. It ends by itself where
-// updates are owed, and always with its input. The exit status is 1 where anything was wrong.
+// its end it prints one line of JSON. With --stalled, so many clients stop reading once they are open: "read" is then
+// of the others, and at a line on standard input the stalled read on, until "read" is said again. It ends by itself
+// where updates are owed, and always with its input. The exit status is 1 where anything was wrong.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -197,7 +197,7 @@ static bool hear_all(void) {
 static void run(void) {
   bool said_open = false;
   int said_read = 0;  // of so many clients
-  while (hear_all()) {
+  do {
     for (; born < want.clients && pending < want.at_once; born++) be_born(born);
     if (!said_open && opened + refused >= want.clients) {
       said_open = true;
@@ -210,7 +210,7 @@ static void run(void) {
     }
     if (said_read == want.clients && now_s() - last_s > SETTLE_S) return;
     if ((owed.updates || !said_open) && now_s() - moved_s > want.timeout_s) return;
-  }
+  } while (hear_all());
 }
 
 static bool report(void) {
@@ -232,8 +232,8 @@ static bool report(void) {
 
 static void take_options(int argc, char **argv) {
   static const struct option known[] = {
-      {"port", 1, 0, 'p'},    {"path", 1, 0, 'w'},    {"clients", 1, 0, 'c'}, {"updates", 1, 0, 'u'}, {"jobs", 1, 0, 'j'},
-      {"per-job", 0, 0, 'J'}, {"stalled", 1, 0, 's'}, {"at-once", 1, 0, 'o'}, {"timeout", 1, 0, 't'}, {0, 0, 0, 0}};
+      {"port", 1, 0, 'p'}, {"path", 1, 0, 'w'},    {"clients", 1, 0, 'c'}, {"updates", 1, 0, 'u'}, {"timeout", 1, 0, 't'},
+      {"jobs", 1, 0, 'j'}, {"per-job", 0, 0, 'J'}, {"stalled", 1, 0, 's'}, {"at-once", 1, 0, 'o'}, {0, 0, 0, 0}};
   for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) switch (option) {
       case 'p': want.port = atoi(optarg); break;
       case 'w': want.path = optarg; break;

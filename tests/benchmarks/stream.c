@@ -11,7 +11,7 @@
 
 enum { BUCKETS = 300000, BUCKET_NS = 10000, MOST_FRAME_BYTES = 1 << 19, MOST_CONTROL_BYTES = 125 };
 enum { TEXT = 0x81, CLOSE = 0x88, PING = 0x89, PONG = 0x8a };
-enum { TAIL_BYTES = 140, HEAD_BYTES = 140 };  // an update begins with when it was sent, and ends with its index and links
+enum { TAIL_BYTES = 140, HEAD_BYTES = 140 };  // an update begins with its sent_ns, and ends with its index and links
 
 struct owed owed = {.jobs = 1};
 struct tally tally;
@@ -83,6 +83,11 @@ static void take_update(stream *s, const char *text, size_t len, uint64_t at_ns)
   if (index < 0 || index >= owed.updates) {
     tally.malformed++;
     blame(s, "got what was never published: %.*s", (int)(len < 100 ? len : 100), text);
+    return;
+  }
+  if (owed.per_job && index % owed.jobs != s->number % owed.jobs) {
+    tally.malformed++;
+    blame(s, "got index %ld, which is of another job", index);
     return;
   }
   if (previous != (index >= owed.jobs ? index - owed.jobs : -1)) {
