@@ -53,6 +53,11 @@ class GatewayConnection(ServerConnection):
         self._connections.discard(self)
         super().connection_lost(exc)
 
+    async def __aexit__(self, *exc_info: Any) -> None:
+        """Close, unless the client has gone, which is how most end."""
+        if self.protocol.state is not State.CLOSED:
+            await super().__aexit__(*exc_info)
+
     def forget_handshake(self) -> None:
         """Let go of the headers, which are a quarter of what an open connection would hold for days."""
         for message in (self.request, self.response):
