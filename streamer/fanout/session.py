@@ -44,10 +44,24 @@ class Session:
     ``stall_s`` seconds is closed.
     """
 
+    __slots__ = (
+        "_ended",
+        "_feed",
+        "_following",
+        "_send",
+        "_stall_s",
+        "_unsent_bytes",
+        "connection",
+        "encode",
+        "index",
+        "on_end",
+        "topic",
+    )
+
     def __init__(self, connection: ServerConnection, topic: Topic, stall_s: float) -> None:
         self.connection = connection
         self.topic = topic
-        self._protocol, self._send = connection.protocol, connection.transport.write
+        self._send, self._unsent_bytes = connection.transport.write, connection.transport.get_write_buffer_size
         self.index = -1
         self.encode: Encode | None = deflated if _takes_deflated(connection) else None
         self.on_end: Callable[[Session], None] | None = None
@@ -72,11 +86,13 @@ class Session:
 
     def push(self, data: bytes) -> bool:
         """Write live frames, unless the connection takes no more."""
-        # A thousand times for each update: what can be looked up before is.
-        if self.connection.paused:
+        # As often as there are clients, for each update: it touches nothing but the transport.
+        if self._unsent_bytes():
             return False
-        if self._protocol.state is OPEN:
+        try:  # noqa: SIM105 - a context manager takes as long as all the rest
             self._send(data)
+        except RuntimeError:
+            pass  # the end of the stream is written already: the connection is closing
         return True
 
     def follow(self, index: int) -> None:
@@ -151,14 +167,14 @@ class Session:
         return True
 
     def _write(self, chunk: Chunk) -> None:
-        if self._protocol.state is OPEN:
+        if self.connection.protocol.state is OPEN:
             self._send(chunk.data)
         self.index = chunk.last
 
     async def _follow(self, feed: Feed) -> None:
         connection = self.connection
         try:
-            while not self._ended and self._protocol.state is OPEN:
+            while not self._ended and connection.protocol.state is OPEN:
                 if connection.paused:
                     async with asyncio.timeout(self._stall_s):
                         await connection.drain()

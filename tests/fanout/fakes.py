@@ -190,13 +190,17 @@ class FakeConnection:
         self.client = client
         self.paused = False
         self.protocol = SimpleNamespace(state=State.OPEN, extensions=[])
-        self.transport = SimpleNamespace(write=self._write, abort=self._abort)
+        self.transport = SimpleNamespace(
+            write=self._write, abort=self._abort, get_write_buffer_size=lambda: 1 if self.paused else 0
+        )
         self.aborted = False
         self.answers_close = True
         self.connection_lost_waiter: asyncio.Future[None] = loop.create_future()
         self._drained = asyncio.Event()
 
     def _write(self, data: bytes) -> None:
+        if self.protocol.state is not State.OPEN:
+            raise RuntimeError("the end of the stream is written")
         self.client.receive(data)
 
     def stall(self) -> None:
