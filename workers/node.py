@@ -28,6 +28,7 @@ COMMAND_NOT_EXECUTABLE = 126
 KILLED_BY_SIGNAL = 128
 """Exit statuses as shells give them (POSIX, "Exit Status for Commands")."""
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MAY_BE_JSON = re.compile(rb"""\s*[{\["0-9tfn-]""").match
 """Most lines of most programs are not, and this tells it sooner than a decoder."""
 
@@ -66,6 +67,9 @@ def node(node: str, job: str, command: tuple[str, ...], **settings: Any) -> None
     run = _Run(JobUpdates(streamer, check_job(job)), command)
     status = run.run()
     run.updates.close()
+    for number in _ENDING:
+        # Python's end gives handlers up, but not this: a late signal would take the place of the exit status.
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 
@@ -133,7 +137,7 @@ class _Run:
         """Run the command to its end; return the exit status to pass on."""
         began = time.monotonic()
         # From here to the end of the process: the last states are still to be sent when the command has ended.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _ENDING:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it wakes `_wait`
         self.updates.publish("job-starting", {"command": _as_text(shlex.join(self._command))})
