@@ -7,6 +7,7 @@ import click
 from streamer.core.errors import InvalidInput, StreamerError
 from workers.bench.command import bench
 from workers.demo import demo
+from workers.doctor.command import doctor
 from workers.gateway.command import gateway
 from workers.node import node
 from workers.publish import publish
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (bench, demo, gateway, node, publish, watch):
+for command in (bench, demo, doctor, gateway, node, publish, watch):
     cli.add_command(command)
 
 

@@ -1,0 +1,1 @@
+"""`streamer doctor`: facts about a Redis are gathered, judged by pure tables, and shown."""

@@ -1,0 +1,165 @@
+"""The rights that the user needs: every command of nodes and gateways, on the keys and channels under the prefix."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from streamer.core.names import Topic
+from streamer.log.keys import Keys
+from streamer.log.scripts import source
+from workers.doctor.checks import Case, Check
+from workers.doctor.facts import Facts, Lack
+from workers.doctor.findings import Level, Promise
+
+EXPIRE_S = 60
+"""So long what is tried stays in Redis if it cannot be removed."""
+
+
+class Need(NamedTuple):
+    """A command that must be allowed, as it can be tried without harm on a node that nobody knows; who needs it."""
+
+    who: str
+    words: tuple[str | int, ...]
+
+    @property
+    def command(self) -> str:
+        """The command as ACL rules name it."""
+        first, second = (str(word).lower() for word in (*self.words, "")[:2])
+        return f"{first}|{second}" if first in ("script", "cluster") else first
+
+
+_BOTH, _NODES, _GATEWAYS = "nodes and gateways", "nodes", "gateways"
+
+
+def node_keys(keys: Keys, node: str) -> list[str]:
+    """All keys of a node without jobs, whose only writer has the node's name."""
+    return [keys.log(node), keys.records(Topic(node)), keys.jobs(node), keys.writer(node, node)]
+
+
+def needs(keys: Keys, node: str, sharded: bool) -> list[Need]:
+    """All that is needed, on a throw-away node. Tried in this order, nothing of it stays.
+
+    The first creates the writer's key, which expires; the others that write find nothing to change, or are refused for
+    their arguments or the key's type, which is looked at after the rights.
+    """
+    log, every, jobs, writer = node_keys(keys, node)
+    nodes: list[tuple[str | int, ...]] = [
+        ("SET", writer, 0, "EX", EXPIRE_S),
+        ("GET", writer),
+        ("HSET", log, "id", "", "odd"),
+        ("HSET", keys.fleet, node, "", "odd"),
+        ("HDEL", keys.fleet, node),
+        ("ZADD", jobs, "XX", 0, ""),
+        ("LTRIM", every, 0, -1),
+        ("EXPIRE", writer, EXPIRE_S),
+        ("PERSIST", every),
+        ("ZRANGE", jobs, 0, 1),
+        ("ZREM", jobs, ""),
+        ("RPUSH", writer, ""),
+        ("EXISTS", every),
+        ("INFO", "server"),
+        ("TIME",),
+        ("SPUBLISH" if sharded else "PUBLISH", every, ""),
+    ]
+    both: list[tuple[str | int, ...]] = [
+        ("SCRIPT", "LOAD", source("read")),
+        ("EVALSHA", "0" * 40, 1, log),
+        ("HMGET", log, "id"),
+        ("ZSCORE", jobs, ""),
+        ("LLEN", every),
+        ("LINDEX", every, 0),
+        ("LRANGE", every, 0, 0),
+        *([("CLUSTER", "SLOTS")] if sharded else []),
+    ]
+    gateways: list[tuple[str | int, ...]] = [
+        ("PING",),
+        ("HGETALL", keys.fleet),
+        ("ZMSCORE", jobs, ""),
+        ("ZREVRANGE", jobs, 0, 0),
+        ("SSUBSCRIBE" if sharded else "SUBSCRIBE", every),
+        ("SUNSUBSCRIBE" if sharded else "UNSUBSCRIBE", every),
+    ]
+    last: list[tuple[str | int, ...]] = [("DEL", *node_keys(keys, node))]
+    whose = ((_NODES, nodes), (_BOTH, both), (_GATEWAYS, gateways), (_NODES, last))
+    return [Need(who, words) for who, commands in whose for words in commands]
+
+
+def lack_of(need: Need, refusal: str) -> Lack | None:
+    """What a refusal says is missing; None where it is no matter of rights."""
+    text = refusal.lower()
+    if "unknown command" in text or "not found" in text:
+        return Lack("unknown", need.command, need.command, need.who)
+    if "permission" not in text:
+        return None
+    for kind, words in (("channel", (" channel",)), ("key", (" key",))):
+        if any(word in text for word in words) and "run the" not in text:
+            return Lack(kind, str(_subject(need)), need.command, need.who)
+    return Lack("command", need.command, need.command, need.who)
+
+
+def _subject(need: Need) -> str | int:
+    """The key or the channel of a command."""
+    return need.words[3] if need.command == "evalsha" else need.words[1]
+
+
+class Rights(NamedTuple):
+    """What of one kind is missing: the things, the rules that would give them, who lacks them, and to whom."""
+
+    things: str
+    rules: str
+    who: str
+    user: str
+
+
+def _read(kind: str) -> Check[Rights]:
+    def read(facts: Facts) -> Rights | None:
+        if facts.lacks is None:
+            return None
+        lacks = [lack for lack in facts.lacks if lack.kind == kind]
+        things = sorted({lack.what for lack in lacks})
+        who = {lack.who for lack in lacks}
+        rules = {
+            "command": " ".join(f"+{thing}" for thing in things),
+            "key": f"~{facts.prefix}*",
+            "channel": f"&{facts.prefix}*",
+            "unknown": "",
+        }
+        words = who.pop() if len(who) == 1 else _BOTH
+        return Rights(", ".join(things), rules[kind], words, facts.user or "USER")
+
+    return Check(
+        _TITLES[kind],
+        Promise.HISTORY,
+        read,
+        "all that are needed",
+        (Case(lambda rights: bool(rights.things), Level.PROBLEM, _FOUND[kind], _PROMISES[kind], _REMEDIES[kind]),),
+        unknown="Look at the user's rules with ACL GETUSER, and compare them with the README.",
+    )
+
+
+_TITLES = {
+    "command": "rights to commands",
+    "key": "rights to keys",
+    "channel": "rights to channels",
+    "unknown": "commands that the server knows",
+}
+_FOUND = {
+    "command": "the user {0.user} may not run {0.things} ({0.who})",
+    "key": "the user {0.user} has no access to {0.things}, keys such as {0.who} use",
+    "channel": "the user {0.user} has no access to {0.things}, a channel such as {0.who} use",
+    "unknown": "it does not know {0.things} ({0.who})",
+}
+_PROMISES = {
+    "command": Promise.HISTORY,
+    "key": Promise.HISTORY,
+    "channel": Promise.LIVE,
+    "unknown": Promise.HISTORY,
+}
+_REMEDIES = {
+    "command": "ACL SETUSER {0.user} {0.rules}",
+    "key": "ACL SETUSER {0.user} {0.rules}",
+    "channel": "ACL SETUSER {0.user} {0.rules}",
+    "unknown": "Undo rename-command; a managed Redis that disables them cannot be used.",
+}
+
+CHECKS: tuple[Check[Rights], ...] = tuple(_read(kind) for kind in _TITLES)

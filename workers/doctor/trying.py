@@ -1,0 +1,108 @@
+"""Tries what nodes and gateways do, on a throw-away node, and measures it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import redis
+
+from streamer.core.cursor import START
+from streamer.core.errors import LogUnavailable
+from streamer.core.names import Topic
+from streamer.core.outbox import Batch, Entry
+from streamer.core.records import pack_tail
+from streamer.log.keys import Keys
+from streamer.log.node_log import NodeLog
+from streamer.log.scripts import Retention
+from workers.doctor.facts import Facts, Spread, Trial
+from workers.doctor.rights import EXPIRE_S, node_keys
+
+PINGS = 100
+APPENDS = 50
+MEASURE_S = 2.0
+"""So long is measured at the most, however slow each is."""
+
+DELIVERY_S = 3.0
+
+
+def time_pings(client: redis.Redis) -> Spread | None:
+    """How long round trips take; None where pings are refused, as when the disk is full."""
+    ping: Any = client.ping
+    try:
+        return Spread.of(list(_durations(ping, PINGS)))
+    except redis.ResponseError:
+        return None
+
+
+def try_log(facts: Facts, client: redis.Redis, url: str, keys: Keys, node: str, sharded: bool) -> Facts:
+    """Append to a node's log, listening to its channel, and read it back; remove all of it."""
+    try:
+        with _listening(client, keys.records(Topic(node)), sharded) as arrives, NodeLog(url, keys, node) as log:
+            append = _appender(log, node)
+            append()
+            # Until it is removed: whatever happens to us, it does not stay.
+            for key in node_keys(keys, node):
+                client.expire(key, EXPIRE_S)
+            delivering = Trial(arrives())
+            took = Spread.of(list(_durations(append, APPENDS)))
+            appending = Trial("" if log.read(None, START, 1).updates else "what was appended cannot be read")
+        return replace(facts, appending=appending, append=took, delivering=delivering)
+    except (LogUnavailable, redis.ResponseError) as error:
+        return replace(facts, appending=Trial(str(error.__cause__ or error)))
+    finally:
+        client.delete(*node_keys(keys, node))
+
+
+def _durations(do: Callable[[], object], most: int) -> Iterator[float]:
+    """Do something again and again; how long it took each time, in seconds."""
+    end = time.monotonic() + MEASURE_S
+    for _ in range(most):
+        began = time.monotonic()
+        do()
+        now = time.monotonic()
+        yield now - began
+        if now > end:
+            return
+
+
+def _appender(log: NodeLog, writer: str) -> Callable[[], None]:
+    """Appends one update each time it is called."""
+    tail = pack_tail("doctor", {}, 0)
+    appended = 0
+
+    def append() -> None:
+        nonlocal appended
+        appended += 1
+        log.append(writer, Batch(appended, [Entry(None, tail)]), Retention(records=APPENDS, job_ttl_s=EXPIRE_S))
+
+    return append
+
+
+@contextmanager
+def _listening(client: redis.Redis, channel: str, sharded: bool) -> Iterator[Callable[[], str]]:
+    """Listen to a channel; gives a function that waits for what comes, and says what is wrong, if anything is."""
+    with closing(client.pubsub()) as pubsub:  # type: ignore[no-untyped-call]
+        subscribe: Any = pubsub.ssubscribe if sharded else pubsub.subscribe
+        subscribe(channel)
+        confirmed = _comes(pubsub, "subscribe")
+
+        def arrives() -> str:
+            if not confirmed:
+                return f"subscribing was not confirmed within {DELIVERY_S:g} s"
+            return "" if _comes(pubsub, "message") else f"what was published did not arrive within {DELIVERY_S:g} s"
+
+        yield arrives
+
+
+def _comes(pubsub: Any, kind: str) -> bool:
+    """Whether a message of that kind comes in time."""
+    end = time.monotonic() + DELIVERY_S
+    while (left_s := end - time.monotonic()) > 0:
+        message = pubsub.get_message(timeout=left_s)
+        if message is not None and message["type"].removeprefix("s") == kind.removeprefix("s"):
+            return True
+    return False
