@@ -49,21 +49,20 @@ def _ask(client: redis.Redis, user: str, wanted: Sequence[Need]) -> list[str] | 
 
 
 def _try(client: redis.Redis, another: Callable[[], redis.Redis], wanted: Sequence[Need]) -> list[str]:
-    """What the server says to each when it is run."""
+    """What the server says to each when it is run.
+
+    RPUSH is left out where SET has made no key of another type: it would make one that stays.
+    """
     setting = wanted[0]
-    [refusal] = _answers(client, [setting.words])
-    # Only that key lets RPUSH find one of another type, and change nothing.
-    tried = [need for need in wanted[1:] if need.words[0] not in _LISTENING and not (refusal and _creates(need))]
-    refusals = {setting: refusal, **dict(zip(tried, _answers(client, [need.words for need in tried]), strict=True))}
+    [answer] = _answers(client, [setting.words])
+    left_out = _LISTENING if answer == "OK" else (*_LISTENING, "RPUSH")
+    tried = [need for need in wanted[1:] if need.words[0] not in left_out]
+    refusals = {setting: answer, **dict(zip(tried, _answers(client, [need.words for need in tried]), strict=True))}
     # Listening changes what a connection is for.
     with another() as listener:
         listening = [need for need in wanted if need.words[0] in _LISTENING]
         refusals |= dict(zip(listening, _answers(listener, [need.words for need in listening]), strict=True))
     return [refusals.get(need, "") for need in wanted]
-
-
-def _creates(need: Need) -> bool:
-    return need.words[0] == "RPUSH"
 
 
 def _answers(client: redis.Redis, commands: Sequence[Sequence[Any]]) -> list[str]:

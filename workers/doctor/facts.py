@@ -127,7 +127,7 @@ class Size(int):
         while size >= 1024 and len(units) > 1:
             size /= 1024
             units.pop(0)
-        return f"{size:.3g} {units[0]}"
+        return f"{size:{'.0f' if size >= 100 else '.3g'}} {units[0]}"
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)

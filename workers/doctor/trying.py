@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +54,9 @@ def try_log(facts: Facts, client: redis.Redis, url: str, keys: Keys, node: str, 
     except (LogUnavailable, redis.ResponseError) as error:
         return replace(facts, appending=Trial(str(error.__cause__ or error)))
     finally:
-        client.delete(*node_keys(keys, node))
+        # A server that refuses this has refused to append; if it has changed its mind, what is there expires.
+        with suppress(redis.ResponseError):
+            client.delete(*node_keys(keys, node))
 
 
 def _durations(do: Callable[[], object], most: int) -> Iterator[float]:
