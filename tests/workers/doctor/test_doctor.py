@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from streamer import NodeSettings, StateStreamer
 from tests.commands import run
@@ -18,6 +19,7 @@ from tests.workers.doctor.good import Server, configured, found_at, user
 from workers.doctor.findings import Level, Promise
 
 OK, NOTE, WARNING, PROBLEM = Level
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 
 
 def contents(server: RedisServer) -> dict[bytes, Any]:
@@ -69,6 +71,23 @@ def test_output_is_for_scripts_as_json(good_store: RedisServer) -> None:
         "promise": Promise.RECONNECTED.value,
         "remedy": "Set timeout 0; tcp-keepalive finds those who are gone.",
     }
+
+
+def deployed() -> dict[str, list[str]]:
+    """The options of the servers that we deploy, but for where they keep their data and whom they let in."""
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["valkey"]["command"]
+    manifest = yaml.safe_load((DEPLOY / "kustomize" / "base" / "valkey-configmap.yaml").read_text())
+    lines = [line.split(maxsplit=1) for line in manifest["data"]["valkey.conf"].splitlines()]
+    settings = [line for line in lines if line and line[0] not in ("#", "dir", "include", "protected-mode")]
+    kustomize = [word for name, value in settings for word in (f"--{name}", value.replace('""', ""))]
+    return {"compose": compose[1:], "kustomize": kustomize}
+
+
+@pytest.mark.parametrize("how", ["compose", "kustomize"])
+def test_the_servers_that_we_deploy_are_well(how: str) -> None:
+    with Server("valkey", *deployed()[how]) as server:
+        done = run("doctor", "--strict", redis_url=server.url)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_redis_that_is_not_there_is_a_sentence() -> None:

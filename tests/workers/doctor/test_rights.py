@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +161,13 @@ def test_trying_changes_nothing(good_store: RedisServer, node: str) -> None:
 def test_refusals_of_every_version_are_understood(refusal: str, kind: str | None) -> None:
     lack = lack_of(Need("nodes", ("LRANGE", "k", 0, 0)), refusal)
     assert (lack.kind if lack else None) == kind
+
+
+def test_deployments_are_told_these_rights_and_no_others() -> None:
+    text = (Path(__file__).resolve().parents[3] / "deploy" / "README.md").read_text(encoding="utf-8")
+    rule = text.partition("ACL SETUSER streamer on >PASSWORD ")[2].partition("\n\n")[0].split()
+    assert rule[:5] == ["resetkeys", "~streamer:*", "resetchannels", "&streamer:*", "-@all"]
+    assert rule[5:] == [f"+{command}" for command in COMMANDS]
 
 
 def test_on_a_cluster_channels_are_sharded_and_slots_are_asked_for() -> None:
