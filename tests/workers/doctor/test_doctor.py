@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import yaml
 
 from streamer import NodeSettings, StateStreamer
 from tests.commands import run
+from tests.proxies import Proxy
 from tests.servers import REAL_KINDS, RedisServer, free_port, redis_command, wait_until
 from tests.workers.doctor.good import Server, configured, found_at, user
+from workers.doctor import trying
 from workers.doctor.findings import Level, Promise
 
 OK, NOTE, WARNING, PROBLEM = Level
@@ -212,6 +215,34 @@ def test_a_server_of_a_cluster_tells_of_slots_that_nobody_has(kind: str) -> None
             assert "without a replica" in found_at(server, "masters of the cluster").found
             assert found_at(server, "URL of the cluster").level is PROBLEM
         assert contents(server) == {}
+
+
+class Swallowing(Proxy):
+    """Swallows what the server pushes of a kind."""
+
+    def __init__(self, port: int, kind: bytes) -> None:
+        super().__init__(port)
+        self._swallowed = b"*3\r\n$%d\r\n%s" % (len(kind), kind)
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if not data.startswith(self._swallowed):
+                    sink.sendall(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [(b"message", "what was published did not arrive"), (b"subscribe", "was not confirmed")]
+)
+def test_pubsub_that_delivers_nothing_is_noticed(
+    good_store: RedisServer, monkeypatch: pytest.MonkeyPatch, kind: bytes, says: str
+) -> None:
+    monkeypatch.setattr(trying, "DELIVERY_S", 0.3)
+    with Swallowing(good_store.port, kind) as proxy:
+        found = found_at(good_store, "pub/sub", proxy.url)
+    assert (found.level, found.promise) == (PROBLEM, Promise.LIVE)
+    assert says in found.found
+    assert contents(good_store) == {}
 
 
 @contextmanager
