@@ -41,7 +41,7 @@ def time_pings(client: redis.Redis) -> Spread | None:
 def try_log(facts: Facts, client: redis.Redis, url: str, keys: Keys, node: str, sharded: bool) -> Facts:
     """Append to a node's log, listening to its channel, and read it back; remove all of it."""
     try:
-        with _listening(client, keys.records(Topic(node)), sharded) as arrives, NodeLog(url, keys, node) as log:
+        with listening(client, keys.records(Topic(node)), sharded) as arrives, NodeLog(url, keys, node) as log:
             append = _appender(log, node)
             append()
             # Until it is removed: whatever happens to us, it does not stay.
@@ -85,7 +85,7 @@ def _appender(log: NodeLog, writer: str) -> Callable[[], None]:
 
 
 @contextmanager
-def _listening(client: redis.Redis, channel: str, sharded: bool) -> Iterator[Callable[[], str]]:
+def listening(client: redis.Redis, channel: str, sharded: bool) -> Iterator[Callable[[], str]]:
     """Listen to a channel; gives a function that waits for what comes, and says what is wrong, if anything is."""
     with closing(client.pubsub()) as pubsub:  # type: ignore[no-untyped-call]
         subscribe: Any = pubsub.ssubscribe if sharded else pubsub.subscribe
@@ -101,10 +101,10 @@ def _listening(client: redis.Redis, channel: str, sharded: bool) -> Iterator[Cal
 
 
 def _comes(pubsub: Any, kind: str) -> bool:
-    """Whether a message of that kind comes in time."""
+    """Whether a message of that kind comes in time, be it of a sharded channel."""
     end = time.monotonic() + DELIVERY_S
     while (left_s := end - time.monotonic()) > 0:
         message = pubsub.get_message(timeout=left_s)
-        if message is not None and message["type"].removeprefix("s") == kind.removeprefix("s"):
+        if message is not None and message["type"] in (kind, f"s{kind}"):
             return True
     return False

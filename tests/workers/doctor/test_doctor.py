@@ -245,6 +245,13 @@ def test_pubsub_that_delivers_nothing_is_noticed(
     assert contents(good_store) == {}
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_is_published_arrives_on_channels_of_both_kinds(good_store: RedisServer, sharded: bool) -> None:
+    with good_store.client() as client, trying.listening(client, "streamer:x", sharded) as arrives:
+        client.execute_command("SPUBLISH" if sharded else "PUBLISH", "streamer:x", "m")  # type: ignore[no-untyped-call]
+        assert arrives() == ""
+
+
 @contextmanager
 def sentinel(kind: str, master: RedisServer, directory: Path) -> Iterator[str]:
     """The URL of a Sentinel that watches a master."""
