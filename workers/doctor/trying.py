@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -17,7 +18,7 @@ from streamer.core.outbox import Batch, Entry
 from streamer.core.records import pack_tail
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
-from streamer.log.scripts import Retention
+from streamer.log.scripts import Retention, append_request, source
 from workers.doctor.facts import Facts, Spread, Trial
 from workers.doctor.rights import EXPIRE_S, node_keys
 
@@ -27,6 +28,9 @@ MEASURE_S = 2.0
 """So long is measured at the most, however slow each is."""
 
 DELIVERY_S = 3.0
+
+_UPDATE = Entry(None, pack_tail("doctor", {}, 0))
+_RETENTION = Retention(records=APPENDS)
 
 
 def time_pings(client: redis.Redis) -> Spread | None:
@@ -42,11 +46,10 @@ def try_log(facts: Facts, client: redis.Redis, url: str, keys: Keys, node: str, 
     """Append to a node's log, listening to its channel, and read it back; remove all of it."""
     try:
         with listening(client, keys.records(Topic(node)), sharded) as arrives, NodeLog(url, keys, node) as log:
+            log.append(node, Batch(1, []), _RETENTION)  # writes nothing, but has Redis know the script
+            _begin(client, keys, node)
             append = _appender(log, node)
             append()
-            # Until it is removed: whatever happens to us, it does not stay.
-            for key in node_keys(keys, node):
-                client.expire(key, EXPIRE_S)
             delivering = Trial(arrives())
             took = Spread.of(list(_durations(append, APPENDS)))
             appending = Trial("" if log.read(None, START, 1).updates else "what was appended cannot be read")
@@ -71,15 +74,27 @@ def _durations(do: Callable[[], object], most: int) -> Iterator[float]:
             return
 
 
+def _begin(client: redis.Redis, keys: Keys, node: str) -> None:
+    """Append a first update and let all that it made expire, in one go: whatever happens to us, nothing stays."""
+    request = append_request(keys, node, node, Batch(1, [_UPDATE]), _RETENTION)
+    script = hashlib.sha1(source("append").encode(), usedforsecurity=False).hexdigest()
+    pipeline: Any = client.pipeline(transaction=False)
+    pipeline.execute_command("EVALSHA", script, len(request.keys), *request.keys, *request.args)
+    for key in node_keys(keys, node):
+        pipeline.expire(key, EXPIRE_S)
+    reply = pipeline.execute(raise_on_error=False)[0]
+    if isinstance(reply, redis.ResponseError):
+        raise reply
+
+
 def _appender(log: NodeLog, writer: str) -> Callable[[], None]:
-    """Appends one update each time it is called."""
-    tail = pack_tail("doctor", {}, 0)
-    appended = 0
+    """Appends one update each time it is called, behind the first."""
+    appended = 1
 
     def append() -> None:
         nonlocal appended
         appended += 1
-        log.append(writer, Batch(appended, [Entry(None, tail)]), Retention(records=APPENDS, job_ttl_s=EXPIRE_S))
+        log.append(writer, Batch(appended, [_UPDATE]), _RETENTION)
 
     return append
 

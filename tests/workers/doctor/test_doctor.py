@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
 from streamer import NodeSettings, StateStreamer
@@ -215,6 +216,17 @@ def test_a_server_of_a_cluster_tells_of_slots_that_nobody_has(kind: str) -> None
             assert "without a replica" in found_at(server, "masters of the cluster").found
             assert found_at(server, "URL of the cluster").level is PROBLEM
         assert contents(server) == {}
+
+
+def test_what_cannot_be_removed_expires(good_store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(redis.Redis, "delete", lambda *keys: 0)
+        assert found_at(good_store, "append and read").level is OK
+    with good_store.client() as client:
+        left = client.keys("*")
+        assert len(left) == 3
+        assert all(client.ttl(key) > 0 for key in left)
+        client.delete(*left)
 
 
 class Swallowing(Proxy):
