@@ -50,7 +50,6 @@ class Check(Generic[V]):
             return Finding(Level.NOTE, self.title, "could not be checked", self.promise, self.unknown, known=False)
         for case in self.cases:
             if case.applies(value):
-                words = (each.format(value) for each in (case.found, case.remedy))
-                found, remedy = words
+                found, remedy = case.found.format(value), case.remedy.format(value)
                 return Finding(case.level, self.title, found, case.promise, remedy)
         return Finding(Level.OK, self.title, self.good.format(value))

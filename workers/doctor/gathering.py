@@ -46,19 +46,19 @@ def gather(url: str, prefix: str) -> Facts:
     Raises LogUnavailable where Redis does not answer, and InvalidSetting where the URL or the prefix is none.
     """
     keys = Keys(prefix)
-    with unavailable_as_error(url), _server(url) as client:
+    with unavailable_as_error(url), open_server(url) as client:
         facts = replace(_told(client), scheme=url.partition("://")[0], prefix=prefix)
         if facts.sentinel or (node := _throw_away_node(keys, facts)) is None:
             return facts
         sharded = facts.scheme.endswith("+cluster")
-        user, lacks = allowing.find_lacks(client, lambda: _server(url), keys, node, sharded)
+        user, lacks = allowing.find_lacks(client, lambda: open_server(url), keys, node, sharded)
         facts = replace(facts, user=user, lacks=lacks, ping=trying.time_pings(client))
         if lacks or facts.replica:
             return facts
         return trying.try_log(facts, client, url, keys, node, sharded)
 
 
-def _server(url: str) -> redis.Redis:
+def open_server(url: str) -> redis.Redis:
     """A client of the one server that is looked at. Raises InvalidSetting."""
     return connect(url)
 

@@ -13,7 +13,6 @@ from streamer.core.cursor import START
 from streamer.core.names import Topic
 from streamer.core.outbox import Batch, Entry
 from streamer.core.records import pack_tail
-from streamer.log.connecting import connect
 from streamer.log.fleet import Summary
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
@@ -23,6 +22,7 @@ from streamer.log.subscribing import Subscriber
 from tests.servers import RedisServer
 from workers.doctor.allowing import find_lacks
 from workers.doctor.facts import Lack
+from workers.doctor.gathering import open_server
 from workers.doctor.rights import Need, lack_of, needs
 
 KEYS = Keys()
@@ -45,8 +45,8 @@ def user(server: RedisServer, *rules: str) -> Iterator[str]:
 
 
 def lacks(url: str, node: str) -> list[Lack]:
-    with connect(url) as client:
-        return find_lacks(client, lambda: connect(url), KEYS, node, sharded=False)[1]
+    with open_server(url) as client:
+        return find_lacks(client, lambda: open_server(url), KEYS, node, sharded=False)[1]
 
 
 class Silent:
