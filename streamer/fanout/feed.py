@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
 from streamer.core.backoff import backoff
 from streamer.core.errors import LogUnavailable
+from streamer.core.latencies import Latencies
 from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
-from streamer.core.records import unpack_message
+from streamer.core.records import Update, unpack_message
 from streamer.core.window import Block, Chunk, Outcome, Window, blocks_of
 from streamer.fanout.locating import Locator
 from streamer.fanout.older import Gone, Older
@@ -48,6 +50,7 @@ class Counts:
     gaps: int = 0
     resets: int = 0
     rewinds: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
 
 
 class Feed:
@@ -175,6 +178,7 @@ class Feed:
 
     def _offer(self, messages: list[bytes]) -> None:
         before = self.window.cursor.index
+        taken: list[Update] = []
         frames: list[bytes] = []
         lost = False
         for message in messages:
@@ -188,20 +192,25 @@ class Feed:
             for update in updates:
                 outcome, frame = self.window.offer(log_id, update)
                 if outcome is Outcome.APPENDED:
+                    taken.append(update)
                     frames.append(frame)
                 elif outcome is Outcome.DUPLICATE:
                     self._counts.duplicates += 1
                 else:
                     lost = True
-        if frames:
-            self._deliver(b"".join(frames), len(frames), before)
+        if taken:
+            self._deliver(b"".join(frames), taken, before)
         if lost:
             self._counts.repairs += 1
             self.interrupted()
 
-    def _deliver(self, data: bytes, count: int, before: int) -> None:
+    def _deliver(self, data: bytes, updates: list[Update], before: int) -> None:
         """Push frames, which the window has already, to all who are live: those behind an index, in each encoding."""
-        self._counts.appended += count
+        self._counts.appended += len(updates)
+        if self.watchers.live_count:
+            now_s = time.time()
+            for update in updates:
+                self._counts.latencies.add(now_s - update.timestamp / 1000)
         size = self.window.size_bytes
         stalled = self.watchers.push(lambda encode: self.window.all_after(before, encode) if encode else data)
         for watcher in stalled:
@@ -276,7 +285,7 @@ class Feed:
             window.restart(page.log_id, page.epoch, last)
         if page.updates:
             before = window.cursor.index
-            self._deliver(window.extend(page.updates), len(page.updates), before)
+            self._deliver(window.extend(page.updates), page.updates, before)
         if not page.more:
             window.confirm(page.epoch)
         return page.more > 0

@@ -11,6 +11,7 @@ from random import Random
 
 from streamer.core.cursor import Cursor
 from streamer.core.errors import InvalidSetting, LogUnavailable
+from streamer.core.latencies import LatencyCounts
 from streamer.core.names import Topic
 from streamer.fanout.feed import Counts, Feed
 from streamer.fanout.locating import Position
@@ -60,12 +61,14 @@ class HubStatistics:
     feed_bytes: int
     live: int
     behind: int
+    unsent_bytes: int
     appended: int
     duplicates: int
     repairs: int
     gaps: int
     resets: int
     rewinds: int
+    latencies: LatencyCounts
 
 
 class _Slot:
@@ -152,7 +155,8 @@ class Hub:
             feed_bytes=sum(feed.size_bytes for feed in feeds),
             live=sum(feed.watchers.live_count for feed in feeds),
             behind=sum(len(feed.watchers.behind) for feed in feeds),
-            **vars(self._counts),
+            unsent_bytes=sum(feed.watchers.unsent_bytes for feed in feeds),
+            **{**vars(self._counts), "latencies": self._counts.latencies.counts()},
         )
 
     async def aclose(self) -> None:

@@ -84,6 +84,11 @@ class Session:
         else:
             self.follow(position.cursor.index)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what it was sent waits for its connection."""
+        return self._unsent_bytes()
+
     def push(self, data: bytes) -> bool:
         """Write live frames, unless the connection takes no more."""
         # As often as there are clients, for each update: it touches nothing but the transport.

@@ -14,6 +14,10 @@ class Watcher(Protocol):
     index: int
     encode: Encode | None
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what it was sent waits for its connection."""
+
     def push(self, data: bytes) -> bool:
         """Send live frames; False, and nothing sent, where the connection takes no more at the moment."""
 
@@ -42,6 +46,11 @@ class Watchers:
     def live(self) -> list[Watcher]:
         """Those at the head, who are pushed to."""
         return [watcher for watchers in self._live.values() for watcher in watchers]
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits for their connections."""
+        return sum(watcher.unsent_bytes for watcher in [*self.live, *self.behind])
 
     @property
     def live_count(self) -> int:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import asdict
 from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from websockets.http11 import Request, Response
 
 from streamer.core.errors import LogUnavailable
+from streamer.core.latencies import BOUNDS_S
 from streamer.fanout.hub import Hub
 from streamer.gateway.http import answer, answer_error, answer_json
 
@@ -25,6 +25,7 @@ _GAUGES = {
     "feed_bytes": "Bytes of records that the feeds hold.",
     "live": "Sessions at the head, which get updates as they come.",
     "behind": "Sessions that read on towards the head.",
+    "unsent_bytes": "Bytes that wait for clients to take them.",
 }
 _COUNTERS = {
     "appended": "Updates taken into feeds.",
@@ -41,11 +42,20 @@ class _HubCollector(Collector):
         self._hub = hub
 
     def collect(self) -> Iterator[Metric]:
-        values = asdict(self._hub.statistics())
+        statistics = self._hub.statistics()
+        values = vars(statistics)
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(f"streamer_{name}", text, value=values[name])
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"streamer_{name}", text, value=values[name])
+        latencies = statistics.latencies
+        bounds = [*map(str, BOUNDS_S), "+Inf"]
+        yield HistogramMetricFamily(
+            "streamer_latency_seconds",
+            "From an update's timestamp, by its publisher's clock, until it was written to those who watch live.",
+            buckets=list(zip(bounds, latencies.up_to, strict=True)),
+            sum_value=latencies.sum_s,
+        )
 
 
 async def answer_internal(hub: Hub, draining: bool, request: Request) -> Response:

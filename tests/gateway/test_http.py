@@ -468,6 +468,13 @@ async def test_metrics_count_sessions_and_updates(gateway: Gateway, publisher: N
         assert samples["streamer_listening"] == 1
         assert samples["streamer_appended_total"] == 3
         assert samples["streamer_feed_bytes"] > 0
+        assert samples["streamer_unsent_bytes"] == 0
+        publisher.publish({})
+        await receive(one, 1)
+        samples = _samples(await ask(port, "/metrics"))
+        # Of the two updates that were there before, nobody waited; the timestamp of these is of 1970.
+        assert samples["streamer_latency_seconds_count"] == 1
+        assert samples["streamer_latency_seconds_sum"] > 1e9
         publisher.clear()
         assert (await end(one)).code == 4001
         assert (await end(two)).code == 4001
