@@ -2,80 +2,100 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import logging
-import os
-import sys
 import threading
 import time
 from contextlib import suppress
 from random import Random
 
+from streamer import process_end
 from streamer.core.backoff import backoff
-from streamer.core.errors import LogUnavailable, NotAcknowledged, OutboxFull, StreamerClosed
-from streamer.core.outbox import Batch, Entry, Outbox
+from streamer.core.entries import Batch, Entry
+from streamer.core.errors import (
+    LogUnavailable,
+    NotAcknowledged,
+    OutboxFull,
+    OutboxNotWritable,
+    StreamerClosed,
+    StreamerError,
+)
 from streamer.core.records import unpack_tail
+from streamer.core.statistics import Statistics
+from streamer.lane import Lane
+from streamer.lanes import Lanes
 from streamer.log.fleet import Summary
-from streamer.log.node_log import NodeLog
-from streamer.log.scripts import new_id
+from streamer.log.node_log import NodeLog, Replication
 from streamer.settings import NodeSettings
 
-BATCH_RECORDS = 500
-BATCH_BYTES = 1 << 20
 SUMMARY_S = 1.0
 """How often at the most the fleet's summary is renewed."""
 SUMMARY_RETRY_S = 10.0
+CHECK_S = 5.0
+"""How often an idle publisher asks whether Redis still has what it has acknowledged."""
 
 _log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """One writer of a node's log: an outbox, and a thread that empties it in batches.
+    """The writer of a node's log: an outbox, and a thread that empties it in batches.
 
     What was accepted goes out in order, once, however often Redis fails in between. The thread starts with the first
-    update and is a daemon. All methods may be called from any thread.
+    update, or at once where processes of the node that have ended left updates in durable outboxes; it is a daemon.
+    All methods may be called from any thread.
+
+    Raises OutboxNotWritable where the directory of durable outboxes cannot be used.
     """
 
-    def __init__(self, node: str, settings: NodeSettings) -> None:
+    def __init__(self, node: str, settings: NodeSettings, *, adopts: bool = True) -> None:
         self._closed = False
         self.exit_flush_s = settings.exit_flush_s
         self._node, self._settings = node, settings
-        self._writer = new_id()
-        self._outbox = Outbox(settings.outbox_records, settings.outbox_bytes)
+        self._replication = (
+            Replication(settings.wait_replicas, round(settings.wait_replicas_s * 1000))
+            if settings.wait_replicas
+            else None
+        )
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._idle = False
         self._urged = False
         self._ended = False
         self._reason: str | None = None
-        # Sequence numbers: up to which someone flushes; of which the fleet's summary tells; and was to tell.
-        self._goal = self._summarized = self._tried = 0
+        self._retries = 0
+        # Sequence numbers: up to which someone flushes; of which the fleet's summary was to tell.
+        self._goal = self._tried = 0
+        self._untold = False
         self._latest: tuple[Entry, int, int] | None = None
         self._summary_due = 0.0
         self._summary_reason: str | None = None
+        self._check_due = 0.0
+        self._lanes = Lanes(node, settings)
+        if adopts and self._lanes.adopt():
+            with self._changed:
+                self._start()
 
     @property
     def pending(self) -> int:
-        """How many updates are accepted and not yet acknowledged."""
-        return len(self._outbox)
+        """How many updates are accepted and not yet acknowledged, with those of processes that have ended."""
+        return self._lanes.pending
 
     def put(self, entry: Entry) -> None:
-        """Accept an update. It does not wait for the network, unless the process is ending: then it flushes.
+        """Accept an update. It does not wait for the network, unless it is set to block, or the process is ending:
+        then it flushes.
 
-        Raises OutboxFull where too many wait already, StreamerClosed after `close`, and RuntimeError where the system
-        has no thread for the publisher; the update is then not accepted.
+        Raises OutboxFull where too many wait already, OutboxNotWritable, StreamerClosed after `close`, and RuntimeError
+        where the system has no thread for the publisher; the update is then not accepted.
         """
         with self._changed:
             self.check_open()
             if self._thread is None:
                 self._start()
-            if not self._outbox.put(entry):
-                raise OutboxFull(self._node, len(self._outbox), self._reason)
+            lane = self._lanes.own or self._lanes.open()
+            if not lane.put(entry):
+                self._put_in_time(lane, entry)
             if self._idle:
                 self._changed.notify_all()
-        if _ending_since is not None:
-            flush_all()
+        process_end.flush_if_ending()
 
     def check_open(self) -> None:
         """Raise StreamerClosed after `close`."""
@@ -85,52 +105,70 @@ class Publisher:
     def urge(self) -> int:
         """Try at once, however long the next wait is. Return the sequence number of the last update accepted."""
         with self._changed:
-            self._goal, self._urged = self._outbox.accepted, True
+            self._goal, self._urged = self._lanes.accepted, True
             self._changed.notify_all()
             return self._goal
 
     def flush(self, timeout_s: float, spent_s: float = 0.0) -> None:
-        """Return once Redis has acknowledged all that was accepted before the call.
+        """Return once Redis has acknowledged all that was accepted before the call, by ended processes, too.
 
         Raises NotAcknowledged after ``timeout_s`` seconds, of which ``spent_s`` are over.
         """
         goal = self.urge()
         with self._changed:
             # The summary too: a process that ends after this leaves the fleet's list true.
-            self._changed.wait_for(lambda: self._tried >= goal, timeout_s - spent_s)
-            if self._outbox.acknowledged < goal:
-                raise NotAcknowledged(self._node, goal - self._outbox.acknowledged, timeout_s, self._reason)
+            self._changed.wait_for(lambda: self._tried >= goal and not self._lanes.adopted, timeout_s - spent_s)
+            pending = max(0, goal - self._lanes.acknowledged) + self._lanes.adopted
+            if pending:
+                raise NotAcknowledged(self._node, pending, timeout_s, self._reason, self._lanes.durable)
 
     def close(self, timeout_s: float) -> None:
         """Accept no more, flush, and end the thread, all within ``timeout_s`` seconds.
 
-        Raises NotAcknowledged; what is left is then given up.
+        Raises NotAcknowledged; what is left is then given up, unless it is in a durable outbox: then it goes out with
+        the node's next start.
         """
         began = time.monotonic()
         with self._changed:
             self._closed = True
+            self._changed.notify_all()
         try:
             self.flush(timeout_s)
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-            _running.discard(self)
+            process_end.forget(self)
             if self._thread is not None:
                 self._thread.join(max(0.0, timeout_s - (time.monotonic() - began)))
+            with self._changed:
+                self._lanes.close()
+
+    def statistics(self) -> Statistics:
+        """What there is to tell of it now."""
+        with self._changed:
+            return self._lanes.statistics(time.monotonic(), self._retries, False)
 
     def for_child(self) -> Publisher:
         """A writer for a forked child: as open as this one, and with nothing of what is the parent's to send."""
-        publisher = Publisher(self._node, self._settings)
+        publisher = Publisher(self._node, self._settings, adopts=False)
         publisher._closed = self._closed
         return publisher
+
+    def _put_in_time(self, lane: Lane, entry: Entry) -> None:
+        """Put an entry once there is room, if that is set and comes in time; else raise OutboxFull."""
+        if self._settings.outbox_full == "block":
+            done = self._changed.wait_for(lambda: self._closed or lane.put(entry), self._settings.outbox_block_s)
+            self.check_open()
+            if done:
+                return
+        raise OutboxFull(self._node, len(lane.outbox), self._reason)
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name=f"publisher-{self._node}", daemon=True)
         thread.start()
         self._thread = thread
-        _running.add(self)
-        _flush_with_multiprocessing()
+        process_end.flush_at_end(self)
 
     def _run(self) -> None:
         rng = Random()
@@ -149,46 +187,74 @@ class Publisher:
     def _work(self, log: NodeLog) -> bool:
         """Do what is to be done next, once there is something; False at the end."""
         with self._changed:
-            while not (self._ended or self._outbox) and (wait_s := self._summary_wait_s()) != 0:
+            while not self._ended and (wait_s := self._wait_s()) != 0:
                 self._idle = True
                 self._changed.wait(wait_s)
                 self._idle = False
             if self._ended:
                 return False
-            batch = self._outbox.batch(BATCH_RECORDS, BATCH_BYTES)
-        if batch.entries:
-            self._append(log, batch)
+            now = time.monotonic()
+            next_ = self._lanes.next_batch(now)
+            kept = [] if next_ or now < self._check_due else self._lanes.keeping
+        if next_ is not None:
+            self._append(log, *next_)
+        for lane in kept:
+            self._append(log, lane, lane.nothing())
         if self._summary_wait_s() == 0:
             self._summarize(log)
         return True
 
+    def _wait_s(self) -> float | None:
+        """In how many seconds there is something to do: None for when there are updates again."""
+        if self._lanes.pending:
+            return 0
+        check_s = max(0.0, self._check_due - time.monotonic()) if self._lanes.keeping else None
+        waits = [wait_s for wait_s in (self._summary_wait_s(), check_s) if wait_s is not None]
+        return min(waits, default=None)
+
     def _summary_wait_s(self) -> float | None:
         """In how many seconds the summary should be renewed: None for not at all."""
-        if self._summarized == self._outbox.acknowledged:
+        if not self._untold:
             return None
-        if self._tried < self._goal <= self._outbox.acknowledged:
+        if self._tried < self._goal <= self._lanes.acknowledged:
             return 0
         return max(0.0, self._summary_due - time.monotonic())
 
-    def _append(self, log: NodeLog, batch: Batch) -> None:
-        appended = log.append(self._writer, batch, self._settings.retention)
+    def _append(self, log: NodeLog, lane: Lane, batch: Batch) -> None:
+        """Append a batch; an empty one asks whether Redis still has what it has acknowledged."""
+        replication = self._replication if batch.entries else None
+        appended = log.append(lane.writer, batch, self._lanes.retention, replication=replication)
+        now = time.monotonic()
+        lost = None
         with self._changed:
-            self._latest = batch.entries[-1], appended.next_index - 1, time.time_ns() // 1_000_000
-            self._outbox.acknowledge(batch.last)
-            self._reason = None
+            if self._ended:
+                return  # and what is durable is perhaps another process's already
+            if appended.seen < batch.after:
+                lost = lane.go_back(appended.seen, self._lanes.retention.writer_ttl_s, now)
+                self._tried = min(self._tried, self._lanes.acknowledged)
+            else:
+                lane.acknowledge(batch.last, now)
+                if batch.entries:
+                    self._untold = True
+                    self._latest = batch.entries[-1], appended.next_index - 1, time.time_ns() // 1_000_000
+            self._lanes.retire()
+            self._reason, self._check_due = None, now + CHECK_S
             self._changed.notify_all()
+        if lost is not None:
+            _warn("node %r: %s", self._node, lost)
 
     def _summarize(self, log: NodeLog) -> None:
         """Renew the fleet's summary. That is best effort: a failure delays neither the next append nor a flush."""
         assert self._latest is not None
         (job, tail), index, seen_ms = self._latest
-        acknowledged, wait_s = self._outbox.acknowledged, SUMMARY_S
+        acknowledged, wait_s = self._lanes.acknowledged, SUMMARY_S
         _, status, _ = unpack_tail(tail)
+        self._untold = False
         try:
             log.report(Summary(seen_ms, status, job, index))
-            self._summarized, self._summary_reason = acknowledged, None
+            self._summary_reason = None
         except Exception as error:
-            wait_s = SUMMARY_RETRY_S
+            self._untold, wait_s = True, SUMMARY_RETRY_S
             known, self._summary_reason = self._summary_reason, _describe(error)
             if self._summary_reason != known:
                 _warn("the fleet's summary of node %r waits: %s", self._node, error)
@@ -198,6 +264,7 @@ class Publisher:
 
     def _fail(self, error: Exception) -> None:
         """Say once what is wrong."""
+        self._retries += 1
         known, self._reason = self._reason, _describe(error)
         if self._reason != known:
             _warn("updates of node %r wait: %s", self._node, error)
@@ -211,54 +278,11 @@ class Publisher:
 
 
 def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, LogUnavailable) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, StreamerError) else f"{type(error).__name__}: {error}"
 
 
-def _warn(message: str, node: str, error: Exception) -> None:
+def _warn(message: str, node: str, what: Exception | str) -> None:
+    unexpected = isinstance(what, Exception) and not isinstance(what, LogUnavailable | OutboxNotWritable)
+    text = _describe(what) if isinstance(what, Exception) else what
     with suppress(Exception):  # which a filter of the program's own may raise
-        _log.warning(message, node, _describe(error), exc_info=None if isinstance(error, LogUnavailable) else error)
-
-
-_running: set[Publisher] = set()
-_ending_since: float | None = None
-
-
-def flush_all() -> None:
-    """Flush every publisher of the process, which ends; log what is lost.
-
-    All share one time, that begins with the first call: for each its `exit_flush_s` counts from then. From then on
-    each `put` flushes, too, since nothing else may do so any more.
-    """
-    global _ending_since
-    if _ending_since is None:
-        _ending_since = time.monotonic()
-    publishers = list(_running)
-    for publisher in publishers:
-        publisher.urge()
-    for publisher in publishers:
-        try:
-            publisher.flush(publisher.exit_flush_s, spent_s=time.monotonic() - _ending_since)
-        except NotAcknowledged as error:
-            _running.discard(publisher)
-            _log.error("the process ends, and updates are lost: %s", error)
-
-
-@functools.cache
-def _flush_with_multiprocessing() -> None:
-    """Have a child of multiprocessing flush at its end, which comes without atexit."""
-    util, process = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
-    if util and process and process.parent_process():
-        util.Finalize(None, flush_all, exitpriority=0)
-
-
-def _after_fork() -> None:
-    # The parent's publishers have no thread in the child.
-    global _ending_since
-    _ending_since = None
-    _running.clear()
-    _flush_with_multiprocessing.cache_clear()
-
-
-atexit.register(flush_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+        _log.warning(message, node, text, exc_info=what if unexpected else None)  # type: ignore[arg-type]

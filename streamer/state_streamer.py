@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from streamer.core.cursor import START
+from streamer.core.entries import Entry
 from streamer.core.names import ALL, Topic, check_job, check_node
-from streamer.core.outbox import Entry
 from streamer.core.records import Update, pack_tail
+from streamer.core.statistics import Statistics
 from streamer.fanout.hub import Hub
 from streamer.fanout.session import Session
 from streamer.log.node_log import NodeLog
@@ -73,6 +74,10 @@ class StateStreamer:
     def pending(self) -> int:
         """How many updates wait for Redis's acknowledgement."""
         return self._publisher.pending
+
+    def statistics(self) -> Statistics:
+        """What there is to tell of the publishing, for metrics. It does not wait for the network."""
+        return self._publisher.statistics()
 
     @property
     def index(self) -> int:

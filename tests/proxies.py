@@ -49,6 +49,12 @@ class Proxy:
         """Pass on the answers again, those that were kept back first."""
         self._answering.set()
 
+    def redirect(self, port: int) -> None:
+        """End all connections, and lead new ones to another server: as a failover looks to a client."""
+        self._port = port
+        for end in self._sockets[1:]:
+            _shut(end)
+
     def lose_next_answer(self) -> None:
         """Swallow the next answer and close its connection."""
         self.replace_next_answer(b"")

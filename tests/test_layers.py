@@ -25,7 +25,12 @@ ROOMS = {
     "streamer.client": {"streamer.core", "msgspec", "websockets"},
     "streamer.settings": {"streamer.core", "streamer.log"},
     "streamer.node_state": {"streamer.core"},
-    "streamer.publisher": {"streamer.core", "streamer.log", "streamer.settings"},
+    "streamer.durable": {"streamer.core"},
+    "streamer.lane": {"streamer.core", "streamer.settings", "streamer.durable"},
+    "streamer.lanes": {"streamer.core", "streamer.log", "streamer.settings", "streamer.durable", "streamer.lane"},
+    "streamer.process_end": {"streamer.core"},
+    "streamer.publisher": {"streamer.core", "streamer.log", "streamer.settings"}
+    | {"streamer.lane", "streamer.lanes", "streamer.process_end"},
     "streamer.state_streamer": {"streamer.core", "streamer.log", "streamer.fanout", "websockets"}
     | {"streamer.settings", "streamer.node_state", "streamer.publisher"},
     "streamer": {"streamer.core", "streamer.settings", "streamer.node_state", "streamer.state_streamer"},

@@ -7,6 +7,8 @@
     │   ├── InvalidCursor                     a cursor's token
     │   └── InvalidSetting                    an option or an environment variable
     ├── OutboxFull                            too many updates wait for Redis
+    ├── OutboxNotWritable                     the durable outbox cannot be written: a full disk, a missing right
+    ├── NodeFencedError                       another has the node for itself
     ├── NotAcknowledged (also a TimeoutError) Redis did not confirm in time
     ├── LogUnavailable                        Redis cannot be reached or refuses
     └── StreamerClosed                        used after close()
@@ -63,17 +65,50 @@ class OutboxFull(StreamerError):
         return f"the outbox of node {self.node!r} is full: {waiting}{why}; try again later"
 
 
-class NotAcknowledged(StreamerError, TimeoutError):
-    """Redis did not confirm all updates within the time allowed.
+class OutboxNotWritable(StreamerError):
+    """The durable outbox's file cannot be read or written; the text says which and why.
 
-    They stay in the outbox and go out later, unless it was `close` that raised.
+    From `update` it means that the update was not accepted; those before it are as safe as they were.
     """
 
     temporary = True
 
-    def __init__(self, node: str, pending: int, timeout_s: float, reason: str | None) -> None:
-        super().__init__(node, pending, timeout_s, reason)
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"the durable outbox {self.path!r} cannot be used: {self.reason}"
+
+
+class NodeFencedError(StreamerError):
+    """Another process has the node for itself, or this one's claim on it has ended.
+
+    ``final`` says that this streamer will publish no more; else it goes on once the other's claim is over.
+    """
+
+    def __init__(self, node: str, reason: str, final: bool) -> None:
+        super().__init__(node, reason, final)
+        self.node, self.reason, self.final = node, reason, final
+        self.temporary = not final
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} is not this process's to write: {self.reason}"
+
+
+class NotAcknowledged(StreamerError, TimeoutError):
+    """Redis did not confirm all updates within the time allowed.
+
+    They stay in the outbox and go out later, unless it was `close` that raised. ``stored`` says that they are in a
+    durable outbox: then they go out in any case, at the next start of the node at the latest.
+    """
+
+    temporary = True
+
+    def __init__(self, node: str, pending: int, timeout_s: float, reason: str | None, stored: bool = False) -> None:
+        super().__init__(node, pending, timeout_s, reason, stored)
         self.node, self.pending, self.timeout_s, self.reason = node, pending, timeout_s, reason
+        self.stored = stored
 
     def __str__(self) -> str:
         why = f": {self.reason}" if self.reason else ""

@@ -1,18 +1,23 @@
 -- Append a batch of one writer's updates to a node's log, and publish them. One atomic step.
 --
--- KEYS  1 log, 2 list of all, 3 writer, 4 jobs; from 5 on the lists of the jobs in the batch, a slot each
--- ARGV  1 id for the log if it has to be created     5 seconds until an idle job's list expires, 0 for never
---       2 sequence number of the first entry         6 seconds until an idle writer is forgotten
---       3 PUBLISH or SPUBLISH                        7 number of slots
---       4 records to keep in each list               then the name of each slot's job, as in its key
+-- KEYS  1 log, 2 list of all, 3 writer, 4 jobs, 5 claim; from 6 on the lists of the jobs in the batch, a slot each
+-- ARGV  1 id for the log if it has to be created     6 seconds until an idle writer is forgotten
+--       2 sequence number of the first entry         7 the sequence number that must have been appended already
+--       3 PUBLISH or SPUBLISH                        8 who claims the node and appends, empty if it is not claimed
+--       4 records to keep in each list               9 the claim's token
+--       5 seconds until an idle job's list          10 number of slots
+--         expires, 0 for never                          then the name of each slot's job, as in its key
 --       then, per entry: its slot (0 for no job), its packed tail
--- Gives {log id, epoch, next index, writer's last sequence number before, entries appended}
+-- Gives {log id, epoch, next index, writer's last sequence number before, entries appended, why it was refused}
+-- Appends nothing where the writer's last sequence number is less than ARGV[7] (which the answer shows), or where it
+-- is refused: another has 'claimed' the node, or has 'taken' it from this one, or this one's claim has 'expired'.
 -- Fails, and has written nothing of the batch, where a right or memory is missing or a key is of another type.
 
-local log, all, writer, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local log, all, writer, jobs, claim = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local first, publish, keep = tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local job_ttl, writer_ttl, slots = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local entries = 7 + slots -- entry number i is ARGV[entries + 2 * i - 1] and the one behind it
+local job_ttl, writer_ttl, after = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local claimant, token, slots = ARGV[8], ARGV[9], tonumber(ARGV[10])
+local entries = 10 + slots -- entry number i is ARGV[entries + 2 * i - 1] and the one behind it
 local count = (#ARGV - entries) / 2
 
 local char, floor = string.char, math.floor
@@ -48,8 +53,31 @@ local id, epoch, next_index = known[1], tonumber(known[2] or 0), tonumber(known[
 local run, epochs, forgotten = known[4], known[5], tonumber(known[6] or -1)
 
 local appended = count - math.max(0, math.min(count, seen - first + 1))
+if seen < after then
+  return {id or '', epoch, next_index, seen, 0, ''}
+end
 if appended == 0 then
-  return {id or '', epoch, next_index, seen, 0}
+  -- A write, which a server that is no longer the master refuses, and which WAIT can wait for.
+  redis.call('EXPIRE', writer, writer_ttl)
+  return {id or '', epoch, next_index, seen, 0, ''}
+end
+
+local held = redis.call('HMGET', claim, 'holder', 'token', 'until')
+local holder = held[1]
+if holder or claimant ~= '' then
+  local time = redis.call('TIME')
+  local alive = holder and time[1] * 1000 + floor(time[2] / 1000) < tonumber(held[3])
+  local refused
+  if claimant == '' then
+    refused = alive and 'claimed'
+  elseif held[2] and (holder ~= claimant or held[2] ~= token) then
+    refused = 'taken'
+  else
+    refused = not alive and 'expired'
+  end
+  if refused then
+    return {id or '', epoch, next_index, seen, 0, refused}
+  end
 end
 
 -- Without INFO one master cannot be told from another. fakeredis, which has none, is only ever one server.
@@ -68,6 +96,9 @@ redis.call('EXPIRE', writer, writer_ttl)
 redis.call('SET', writer, seen, 'XX', 'EX', writer_ttl)
 if id then
   redis.call('HSET', log, 'run', run)
+end
+if holder and claimant == '' then
+  redis.call('HDEL', claim, 'holder') -- its lease is over, and it must not go on after what follows
 end
 
 if not id then
@@ -98,7 +129,7 @@ for i = count - appended + 1, count do
   local own, before = by_slot[slot], -1
   if slot > 0 then
     if not own then
-      own = {key = KEYS[4 + slot], job = ARGV[7 + slot], last = -1}
+      own = {key = KEYS[5 + slot], job = ARGV[10 + slot], last = -1}
       by_slot[slot], touched[#touched + 1] = own, own
       local score = redis.call('ZSCORE', jobs, own.job)
       if score then
@@ -150,4 +181,4 @@ redis.pcall(publish, all, greeting .. table.concat(records))
 for _, own in ipairs(touched) do
   redis.pcall(publish, own.key, greeting .. table.concat(own))
 end
-return {id, epoch, next_index, seen, appended}
+return {id, epoch, next_index, seen, appended, ''}

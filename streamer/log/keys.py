@@ -53,5 +53,9 @@ class Keys:
         """The last sequence number appended for a writer."""
         return f"{self._node(node)}writer:{writer}"
 
+    def claim(self, node: str) -> str:
+        """A hash: who has the node for itself, the token of its claim, until when (ms since 1970)."""
+        return f"{self._node(node)}claim"
+
     def _node(self, node: str) -> str:
         return f"{self.prefix}{{{escape(node)}}}:"

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamer.core.cursor import START, Cursor
+from streamer.core.entries import Batch
+from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
-from streamer.core.outbox import Batch
 from streamer.core.records import Update
 from streamer.log.connecting import connect, unavailable_as_error
 from streamer.log.fleet import Summary
 from streamer.log.keys import Keys
 from streamer.log.scripts import (
     PAGE_RECORDS,
+    UNCLAIMED,
     Appended,
+    Claimed,
     Page,
     Request,
     Retention,
+    Token,
     append_request,
+    claim_request,
     clear_request,
     parse_appended,
+    parse_claimed,
     parse_page,
     read_request,
     source,
 )
+
+_SCRIPTS = ("append", "claim", "clear", "read")
+
+
+class Replication(NamedTuple):
+    """How many replicas must have an append, and for how many ms to wait for that."""
+
+    replicas: int
+    timeout_ms: int
 
 
 class NodeLog:
@@ -39,7 +54,7 @@ class NodeLog:
     def __init__(self, url: str, keys: Keys, node: str) -> None:
         self._url, self._keys, self._node = url, keys, node
         self._redis = connect(url)
-        self._scripts = {name: self._redis.register_script(source(name)) for name in ("append", "read", "clear")}
+        self._scripts = {name: self._redis.register_script(source(name)) for name in _SCRIPTS}
 
     def __enter__(self) -> NodeLog:
         return self
@@ -49,9 +64,34 @@ class NodeLog:
     ) -> None:
         self.close()
 
-    def append(self, writer: str, batch: Batch, retention: Retention) -> Appended:
-        """Append a batch; what this writer has appended already is left out."""
-        return parse_appended(self._run("append", append_request(self._keys, self._node, writer, batch, retention)))
+    def append(
+        self,
+        writer: str,
+        batch: Batch,
+        retention: Retention,
+        token: Token = UNCLAIMED,
+        replication: Replication | None = None,
+    ) -> Appended:
+        """Append a batch; what this writer has appended already is left out.
+
+        With ``replication``, raises LogUnavailable where too few replicas have it in time; it may be there all the
+        same. The answer may say that nothing was appended: see Appended, and Batch's ``after``.
+        """
+        request = append_request(self._keys, self._node, writer, batch, retention, token)
+        if replication is None:
+            return parse_appended(self._run("append", request))
+        reply, confirmed = self._append_and_wait(request, replication)
+        appended = parse_appended(reply)
+        if confirmed < replication.replicas and appended.seen >= batch.after and not appended.refused:
+            raise LogUnavailable(
+                f"only {confirmed} of {replication.replicas} replicas have what was appended, "
+                f"after {replication.timeout_ms} ms"
+            )
+        return appended
+
+    def claim(self, token: Token, lease_ms: int) -> Claimed:
+        """Claim the node or renew the claim, for so many ms; 0 gives it up. Of the first claim the number is 0."""
+        return parse_claimed(token.holder, self._run("claim", claim_request(self._keys, self._node, token, lease_ms)))
 
     def read(self, job: str | None, cursor: Cursor, limit: int = PAGE_RECORDS) -> Page:
         """Read a page behind a cursor."""
@@ -89,6 +129,14 @@ class NodeLog:
     def close(self) -> None:
         """Close the connection."""
         self._redis.close()
+
+    def _append_and_wait(self, request: Request, replication: Replication) -> Any:
+        # In one go, hence on one connection: WAIT tells of what its own connection has written, and a new one, which
+        # redis-py opens unasked where the last was lost, has written nothing and would be answered at once.
+        with unavailable_as_error(self._url), self._redis.pipeline(transaction=False) as pipeline:
+            self._scripts["append"](request.keys, request.args, client=pipeline)
+            pipeline.wait(*replication)
+            return pipeline.execute()
 
     def _run(self, script: str, request: Request) -> Any:
         with unavailable_as_error(self._url):

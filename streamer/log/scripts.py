@@ -12,14 +12,11 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from streamer.core.cursor import Cursor
+from streamer.core.entries import Batch
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
-from streamer.core.outbox import Batch
 from streamer.core.records import Update, unpack_records
 from streamer.log.keys import Keys, escape
-
-WRITER_TTL_S = 7 * 24 * 3600
-"""How long Redis remembers a writer that is silent: longer than any retry after a lost answer."""
 
 PAGE_RECORDS = 500
 PAGE_BYTES = 1 << 20
@@ -27,7 +24,8 @@ PAGE_BYTES = 1 << 20
 
 # Read on import: see the end of connecting.
 _SOURCES = {
-    name: (files(__package__) / f"{name}.lua").read_text(encoding="utf-8") for name in ("append", "clear", "read")
+    name: (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
+    for name in ("append", "claim", "clear", "read")
 }
 
 
@@ -49,20 +47,46 @@ class Request(NamedTuple):
 
 
 class Retention(NamedTuple):
-    """How much each list keeps: so many records; a job's list also expires so long after its last update (0: never)."""
+    """How much each list keeps: so many records; a job's list also expires so long after its last update (0: never).
+
+    ``writer_ttl_s`` is how long Redis remembers a writer that is silent: longer than any retry after a lost answer.
+    """
 
     records: int = 10_000
     job_ttl_s: int = 7 * 24 * 3600
+    writer_ttl_s: int = 7 * 24 * 3600
+
+
+class Token(NamedTuple):
+    """A claim on a node, as its holder shows it with each append: who it is, and the claim's number."""
+
+    holder: str
+    number: int
+
+
+UNCLAIMED = Token("", 0)
 
 
 class Appended(NamedTuple):
-    """An append's answer. ``next_index`` is the log's next; ``seen`` what the writer had appended before."""
+    """An append's answer. ``next_index`` is the log's next; ``seen`` what the writer had appended before.
+
+    ``refused`` is empty, or why nothing was appended: another has ``claimed`` the node, or has ``taken`` it from the
+    one who appends, or that one's claim is ``expired``.
+    """
 
     log_id: str
     epoch: int
     next_index: int
     seen: int
     appended: int
+    refused: str = ""
+
+
+class Claimed(NamedTuple):
+    """A claim's answer. ``token`` is None where another has the node, for ``left_ms`` more."""
+
+    token: Token | None
+    left_ms: int
 
 
 class Page(NamedTuple):
@@ -85,7 +109,9 @@ class Page(NamedTuple):
     missing: tuple[int, int] | None
 
 
-def append_request(keys: Keys, node: str, writer: str, batch: Batch, retention: Retention) -> Request:
+def append_request(
+    keys: Keys, node: str, writer: str, batch: Batch, retention: Retention, token: Token = UNCLAIMED
+) -> Request:
     """The call of append.lua for a batch of one writer."""
     slots: dict[str, int] = {}
     entries: list[str | bytes | int] = []
@@ -98,6 +124,7 @@ def append_request(keys: Keys, node: str, writer: str, batch: Batch, retention: 
             keys.records(Topic(node)),
             keys.writer(node, writer),
             keys.jobs(node),
+            keys.claim(node),
             *(keys.records(Topic(node, job)) for job in slots),
         ],
         [
@@ -106,7 +133,9 @@ def append_request(keys: Keys, node: str, writer: str, batch: Batch, retention: 
             "PUBLISH",
             retention.records,
             retention.job_ttl_s,
-            WRITER_TTL_S,
+            retention.writer_ttl_s,
+            batch.after,
+            *token,
             len(slots),
             *(escape(job) for job in slots),
             *entries,
@@ -117,10 +146,24 @@ def append_request(keys: Keys, node: str, writer: str, batch: Batch, retention: 
 def parse_appended(reply: Any) -> Appended:
     """Read append.lua's answer. Raises LogUnavailable where it is none."""
     try:
-        log_id, *numbers = reply
-        return Appended(log_id.decode(), *numbers)
-    except (TypeError, AttributeError) as error:
+        log_id, epoch, next_index, seen, appended, refused = reply
+        return Appended(log_id.decode(), epoch, next_index, seen, appended, refused.decode())
+    except (TypeError, ValueError, AttributeError) as error:
         raise LogUnavailable(f"Redis answered an append with {reply!r:.80}") from error
+
+
+def claim_request(keys: Keys, node: str, token: Token, lease_ms: int) -> Request:
+    """The call of claim.lua: with the token that the holder has, number 0 for none; a lease of 0 gives the claim up."""
+    return Request([keys.claim(node)], [*token, lease_ms])
+
+
+def parse_claimed(holder: str, reply: Any) -> Claimed:
+    """Read claim.lua's answer. Raises LogUnavailable where it is none."""
+    try:
+        granted, number, left_ms = reply
+    except (TypeError, ValueError) as error:
+        raise LogUnavailable(f"Redis answered a claim with {reply!r:.80}") from error
+    return Claimed(Token(holder, number) if granted else None, left_ms)
 
 
 def read_request(keys: Keys, topic: Topic, cursor: Cursor, limit: int) -> Request:

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from streamer.core.outbox import Batch, Entry, Outbox
+from streamer.core.entries import Batch, Entry
+from streamer.core.kept import KeepBounds
+from streamer.core.outbox import GoneBack, Outbox
 
 sizes = st.integers(0, 40)
 
@@ -80,9 +82,9 @@ TestOutboxAgainstAList.settings = settings(max_examples=60, stateful_step_count=
 
 def test_a_batch_stays_until_it_is_acknowledged() -> None:
     outbox = filled(3)
-    assert outbox.batch(2, 100) == outbox.batch(2, 100) == Batch(1, entries(3)[:2])
+    assert outbox.batch(2, 100) == outbox.batch(2, 100) == Batch(1, entries(3)[:2], after=0)
     outbox.acknowledge(2)
-    assert outbox.batch(2, 100) == Batch(3, entries(3)[2:])
+    assert outbox.batch(2, 100) == Batch(3, entries(3)[2:], after=2)
 
 
 def test_an_outbox_that_is_full_refuses_and_takes_again_once_some_are_acknowledged() -> None:
@@ -113,4 +115,72 @@ def test_acknowledging_more_than_there_is_leaves_an_empty_outbox_whose_numbers_g
     outbox.acknowledge(last)
     assert (len(outbox), outbox.acknowledged) == (0, 3)
     assert outbox.put(Entry(None, b"next"))
-    assert outbox.batch(1, 100) == Batch(4, [Entry(None, b"next")])
+    assert outbox.batch(1, 100) == Batch(4, [Entry(None, b"next")], after=3)
+
+
+def test_what_redis_has_lost_waits_again_before_what_is_new() -> None:
+    outbox = Outbox(100, 1000, KeepBounds(100, 1000, 60))
+    for entry in entries(5):
+        outbox.put(entry)
+    outbox.acknowledge(4)
+    assert outbox.go_back(1) == GoneBack(resent=3, lost=0)
+    assert outbox.batch(10, 100) == Batch(2, entries(5)[1:], after=1)
+    assert (len(outbox), outbox.accepted, outbox.kept) == (4, 5, 1)
+
+
+def test_what_is_no_longer_kept_is_counted_and_the_next_batch_begins_behind_it() -> None:
+    outbox = Outbox(100, 1000, KeepBounds(2, 1000, 60))
+    for entry in entries(6):
+        outbox.put(entry)
+    outbox.acknowledge(5)
+    assert outbox.go_back(1) == GoneBack(resent=2, lost=2)
+    assert outbox.batch(10, 100) == Batch(4, entries(6)[3:], after=1)
+    outbox.acknowledge(6)
+    assert outbox.batch(10, 100) == Batch(7, [], after=6)
+
+
+def test_what_is_sent_again_may_exceed_the_bounds_and_nothing_else_fits_meanwhile() -> None:
+    outbox = Outbox(2, 1000, KeepBounds(100, 1000, 60))
+    for entry in entries(4):
+        outbox.put(entry)
+        outbox.acknowledge(outbox.accepted)
+    assert outbox.go_back(0) == GoneBack(resent=4, lost=0)
+    assert not outbox.put(Entry(None, b""))
+    outbox.acknowledge(3)
+    assert outbox.put(Entry(None, b""))
+
+
+def test_entries_that_are_elsewhere_come_back_in_their_order() -> None:
+    outbox = filled(2, limit=2)
+    late = [Entry(None, b"late"), Entry(None, b"later"), Entry("job", b"last")]
+    assert not outbox.fits(late[0])
+    outbox.spill(len(late))
+    outbox.acknowledge(1)
+    assert not outbox.fits(late[0]), "it would overtake those that are elsewhere"
+    assert (len(outbox), outbox.here, outbox.accepted, outbox.next_spilled) == (4, 1, 5, 3)
+    outbox.refill(late)
+    assert (len(outbox), outbox.here, outbox.spilled, outbox.next_spilled) == (4, 2, 2, 4)
+    outbox.acknowledge(3)
+    outbox.refill(late[1:])
+    assert outbox.batch(9, 100) == Batch(4, late[1:], after=3)
+    assert outbox.fits(Entry(None, b"")) is False
+    outbox.acknowledge(5)
+    assert outbox.put(Entry(None, b"next"))
+    assert outbox.accepted == 6
+
+
+def test_an_outbox_goes_on_with_the_numbers_of_another() -> None:
+    outbox = Outbox(10, 100, first=8)
+    assert (outbox.accepted, outbox.acknowledged) == (7, 7)
+    outbox.put(Entry(None, b"x"))
+    assert outbox.batch(1, 100) == Batch(8, [Entry(None, b"x")], after=7)
+
+
+def test_a_writer_that_redis_has_forgotten_goes_on_and_sends_nothing_again() -> None:
+    outbox = Outbox(10, 100, KeepBounds(10, 100, 60))
+    for entry in entries(3):
+        outbox.put(entry)
+    outbox.acknowledge(2)
+    outbox.forget_writer()
+    assert outbox.batch(9, 100) == Batch(3, entries(3)[2:], after=0)
+    assert outbox.kept == 0

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect as websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame
 
-from streamer.core.outbox import Batch, Entry
+from streamer.core.entries import Batch, Entry
 from streamer.core.records import pack_tail
 from streamer.fanout.hub import HubSettings
 from streamer.gateway.server import Gateway

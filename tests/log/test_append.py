@@ -18,7 +18,7 @@ from streamer.core.records import pack_header, unpack_message
 from streamer.log.keys import Keys, escape, unescape
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import Appended, Retention
-from tests.log.writing import KEYS, Messages, Writer, chain, forget_node, indexes, stored, tail
+from tests.log.writing import KEYS, Messages, Writer, batch, chain, forget_node, indexes, stored, tail
 from tests.servers import RedisServer, wait_until
 
 A, B = "job-a", "job-b"
@@ -155,6 +155,51 @@ def test_a_retry_after_redis_was_emptied_is_appended_to_a_new_log(
     assert (new.epoch, new.next_index, new.seen, new.appended) == (1, 2, 0, 2)
     assert chain(stored(client, node, A)) == [(-1, 0)]
     assert stored(client, node, B) == []
+
+
+def test_where_redis_has_less_than_a_batch_begins_after_it_takes_nothing_and_says_what_it_has(
+    client: redis.Redis, writer: Writer, node: str
+) -> None:
+    first = writer.append(A, A)
+    lacking = writer.log.append(writer.id, batch(5, A)._replace(after=4), writer.retention)
+    assert lacking == Appended(first.log_id, 1, 2, 2, 0)
+    assert indexes(stored(client, node)) == [0, 1]
+    assert writer.log.append(writer.id, batch(3, A, A, A)._replace(after=2), writer.retention).appended == 3
+    assert [update.status for update in stored(client, node)] == ["1", "2", "3", "4", "5"]
+
+
+def test_a_batch_may_begin_behind_what_is_known_to_be_lost(client: redis.Redis, writer: Writer, node: str) -> None:
+    writer.append(A, A)
+    assert writer.log.append(writer.id, batch(9, A)._replace(after=2), writer.retention).appended == 1
+    assert [update.status for update in stored(client, node)] == ["1", "2", "9"]
+
+
+def test_an_empty_batch_asks_what_redis_has(client: redis.Redis, writer: Writer, node: str) -> None:
+    writer.append(A, A)
+    empty = batch(3)._replace(after=2)
+    assert writer.log.append(writer.id, empty, writer.retention).seen == 2
+    forget_node(client, node)
+    assert writer.log.append(writer.id, empty, writer.retention).seen == 0
+    assert not client.keys(f"streamer:{{{node}}}:*")
+
+
+def test_asking_and_retrying_let_redis_remember_the_writer_longer(
+    client: redis.Redis, writer: Writer, node: str
+) -> None:
+    writer.append(A)
+    for ask in (lambda: writer.send(2), lambda: writer.send(1, A)):
+        client.expire(KEYS.writer(node, writer.id), 10)
+        ask()
+        assert client.ttl(KEYS.writer(node, writer.id)) > 24 * 3600
+
+
+def test_a_server_that_is_no_longer_the_master_acknowledges_no_retry(own_store: RedisServer, node: str) -> None:
+    with NodeLog(own_store.url, Keys(), node) as log, own_store.client() as client:
+        writer = Writer(log)
+        writer.append(A)
+        client.replicaof("127.0.0.1", 1)
+        with pytest.raises(LogUnavailable, match="read only"):
+            writer.send(1, A)
 
 
 def test_a_retry_after_a_clear_is_not_appended_since_it_was_cleared(
@@ -511,7 +556,13 @@ def test_no_two_keys_are_the_same_and_none_leaves_its_nodes_hash_tag(
 ) -> None:
     def all_of(node: str, *jobs: str) -> list[str]:
         topics = [Topic(node), *(Topic(node, job) for job in jobs)]
-        return [*map(KEYS.records, topics), KEYS.log(node), KEYS.jobs(node), KEYS.writer(node, writer)]
+        return [
+            *map(KEYS.records, topics),
+            KEYS.log(node),
+            KEYS.jobs(node),
+            KEYS.claim(node),
+            KEYS.writer(node, writer),
+        ]
 
     mine = all_of(node, *{job, other_job})
     assert len({KEYS.fleet, *mine}) == len(mine) + 1

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from streamer.core.cursor import START, Cursor
+from streamer.core.entries import Batch, Entry
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
-from streamer.core.outbox import Batch, Entry
 from streamer.core.records import Update, pack_tail
 from streamer.log import scripts
 from streamer.log.node_log import NodeLog

@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from streamer.core.cursor import START, Cursor
+from streamer.core.entries import Batch, Entry
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
-from streamer.core.outbox import Batch, Entry
 from streamer.core.records import pack_tail
 from streamer.log import connecting
 from streamer.log.fleet import JobSummary, Summary

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import redis
 
+from streamer.core.entries import Batch, Entry
 from streamer.core.names import Topic
-from streamer.core.outbox import Batch, Entry
 from streamer.core.records import Update, pack_tail, unpack_records
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
