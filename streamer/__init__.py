@@ -14,12 +14,15 @@ from streamer.core.errors import (
     InvalidSetting,
     InvalidUpdate,
     LogUnavailable,
+    NodeFencedError,
     NotAcknowledged,
     OutboxFull,
+    OutboxNotWritable,
     StreamerClosed,
     StreamerError,
 )
 from streamer.core.records import Update
+from streamer.core.statistics import Statistics
 from streamer.node_state import NodeState, StateObserver, state
 from streamer.settings import NodeSettings
 from streamer.state_streamer import StateStreamer, state_streaming
@@ -31,12 +34,15 @@ __all__ = [
     "InvalidSetting",
     "InvalidUpdate",
     "LogUnavailable",
+    "NodeFencedError",
     "NodeSettings",
     "NodeState",
     "NotAcknowledged",
     "OutboxFull",
+    "OutboxNotWritable",
     "StateObserver",
     "StateStreamer",
+    "Statistics",
     "StreamerClosed",
     "StreamerError",
     "Update",

@@ -68,7 +68,6 @@ class Publisher:
         self._latest: tuple[Entry, int, int] | None = None
         self._summary_due = 0.0
         self._summary_reason: str | None = None
-        self._check_due = 0.0
         self._lanes = Lanes(node, settings)
         if adopts and self._lanes.adopt():
             with self._changed:
@@ -195,11 +194,11 @@ class Publisher:
                 return False
             now = time.monotonic()
             next_ = self._lanes.next_batch(now)
-            kept = [] if next_ or now < self._check_due else self._lanes.keeping
         if next_ is not None:
             self._append(log, *next_)
-        for lane in kept:
-            self._append(log, lane, lane.nothing())
+        for lane in self._lanes.keeping:
+            if lane.heard_at + CHECK_S <= now:
+                self._append(log, lane, lane.nothing())
         if self._summary_wait_s() == 0:
             self._summarize(log)
         return True
@@ -208,9 +207,9 @@ class Publisher:
         """In how many seconds there is something to do: None for when there are updates again."""
         if self._lanes.pending:
             return 0
-        check_s = max(0.0, self._check_due - time.monotonic()) if self._lanes.keeping else None
-        waits = [wait_s for wait_s in (self._summary_wait_s(), check_s) if wait_s is not None]
-        return min(waits, default=None)
+        checks = [max(0.0, lane.heard_at + CHECK_S - time.monotonic()) for lane in self._lanes.keeping]
+        summary_s = self._summary_wait_s()
+        return min(checks if summary_s is None else [summary_s, *checks], default=None)
 
     def _summary_wait_s(self) -> float | None:
         """In how many seconds the summary should be renewed: None for not at all."""
@@ -238,7 +237,7 @@ class Publisher:
                     self._untold = True
                     self._latest = batch.entries[-1], appended.next_index - 1, time.time_ns() // 1_000_000
             self._lanes.retire()
-            self._reason, self._check_due = None, now + CHECK_S
+            self._reason = None
             self._changed.notify_all()
         if lost is not None:
             _warn("node %r: %s", self._node, lost)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from streamer import InvalidSetting, NodeSettings, StateStreamer
+from streamer.core.kept import KeepBounds
 from streamer.log.keys import Keys
 from streamer.log.scripts import Retention
 from tests.servers import RedisServer
@@ -21,6 +22,16 @@ ENVIRONMENT = {
     "STREAMER_JOB_TTL_S": ("0", 0),
     "STREAMER_OUTBOX_RECORDS": ("34", 34),
     "STREAMER_OUTBOX_BYTES": ("56", 56),
+    "STREAMER_OUTBOX_FULL": ("block", "block"),
+    "STREAMER_OUTBOX_BLOCK_S": ("1.5", 1.5),
+    "STREAMER_OUTBOX_DIR": ("/var/lib/streamer", "/var/lib/streamer"),
+    "STREAMER_OUTBOX_SYNC": ("normal", "normal"),
+    "STREAMER_RESEND_RECORDS": ("78", 78),
+    "STREAMER_RESEND_BYTES": ("0", 0),
+    "STREAMER_RESEND_S": ("9.5", 9.5),
+    "STREAMER_WAIT_REPLICAS": ("2", 2),
+    "STREAMER_WAIT_REPLICAS_S": ("0.5", 0.5),
+    "STREAMER_LEASE_S": ("3.5", 3.5),
     "STREAMER_EXIT_FLUSH_S": ("0.25", 0.25),
 }
 
@@ -37,6 +48,7 @@ def test_every_field_comes_from_its_variable() -> None:
     assert given == {name: value for name, (_, value) in ENVIRONMENT.items()}
     assert settings.keys == Keys("test:")
     assert settings.retention == Retention(12, 0)
+    assert settings.keep == KeepBounds(78, 0, 9.5)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
@@ -69,7 +81,7 @@ def test_a_fraction_where_a_whole_number_belongs_is_called_that(name: str) -> No
 @pytest.mark.parametrize("value", [None, "5", True, [], b"5"])
 @pytest.mark.parametrize("name", [field.name for field in fields(NodeSettings)])
 def test_a_value_of_another_kind_is_refused_with_a_sentence(name: str, value: Any) -> None:
-    if isinstance(value, str) and name in ("redis_url", "prefix"):
+    if isinstance(value, str) and name in ("redis_url", "prefix", "outbox_dir"):
         return
     with pytest.raises(InvalidSetting, match=f"^{name} must be .*, not "):
         NodeSettings(**{name: value})
@@ -82,6 +94,14 @@ def test_a_value_of_another_kind_is_refused_with_a_sentence(name: str, value: An
         ("job_ttl_s", 0, -1),
         ("outbox_records", 1, 0),
         ("outbox_bytes", 1, 0),
+        ("outbox_block_s", 0, -0.1),
+        ("resend_records", 0, -1),
+        ("resend_bytes", 0, -1),
+        ("resend_s", 0, -0.1),
+        ("wait_replicas", 0, -1),
+        ("wait_replicas_s", 0.001, 0),
+        ("wait_replicas_s", 5, 5.1),
+        ("lease_s", 0.1, 0),
         ("exit_flush_s", 0, -0.1),
         ("exit_flush_s", 0, float("nan")),
         ("exit_flush_s", 0, float("inf")),
@@ -94,6 +114,21 @@ def test_a_value_out_of_range_gets_a_sentence_that_names_the_setting(name: str, 
     with pytest.raises(InvalidSetting) as error:
         NodeSettings.from_environ({f"STREAMER_{name.upper()}": str(below)})
     assert str(error.value).startswith(f"STREAMER_{name.upper()}: {name} must be ")
+
+
+@pytest.mark.parametrize(("name", "value"), [("outbox_full", "wait"), ("outbox_sync", "off"), ("outbox_full", "")])
+def test_a_word_that_is_no_choice_gets_a_sentence_that_names_those_there_are(name: str, value: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"^STREAMER_{name.upper()}: {name} must be one of .*, not '{value}'$"):
+        NodeSettings.from_environ({f"STREAMER_{name.upper()}": value})
+
+
+def test_spilling_needs_a_directory() -> None:
+    with pytest.raises(InvalidSetting, match="only with a directory as outbox_dir"):
+        NodeSettings(outbox_full="spill")
+    with pytest.raises(InvalidSetting, match="only with a directory as outbox_dir"):
+        NodeSettings.from_environ({"STREAMER_OUTBOX_FULL": "spill"})
+    environment = {"STREAMER_OUTBOX_FULL": "spill", "STREAMER_OUTBOX_DIR": "outbox"}
+    assert NodeSettings.from_environ(environment).outbox_full == "spill"
 
 
 @pytest.mark.parametrize(
