@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Protocol
 
-from streamer.core.errors import NotAcknowledged, StreamerError
+from streamer.core.errors import NodeFencedError, NotAcknowledged, StreamerError
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ class Flushable(Protocol):
 
 
 _running: set[Flushable] = set()
-_began: float | None = None
+began: float | None = None
+"""When the process began to end; None while it does not. From then on nothing but `flush_all` flushes any more."""
 
 
 def flush_at_end(publisher: Flushable) -> None:
@@ -42,31 +43,25 @@ def forget(publisher: Flushable) -> None:
     _running.discard(publisher)
 
 
-def flush_if_ending() -> None:
-    """Flush all, if the process ends: nothing else may do so any more."""
-    if _began is not None:
-        flush_all()
-
-
 def flush_all() -> None:
     """Flush every publisher of the process, which ends; log what is lost.
 
     All share one time, that begins with the first call: for each its `exit_flush_s` counts from then.
     """
-    global _began
-    if _began is None:
-        _began = time.monotonic()
+    global began
+    if began is None:
+        began = time.monotonic()
     publishers = list(_running)
     for publisher in publishers:
         publisher.urge()
     for publisher in publishers:
         try:
-            publisher.flush(publisher.exit_flush_s, spent_s=time.monotonic() - _began)
+            publisher.flush(publisher.exit_flush_s, spent_s=time.monotonic() - began)
         except StreamerError as error:
             _running.discard(publisher)
-            stored = isinstance(error, NotAcknowledged) and error.stored
-            what = "updates wait on the disk for the node's next start" if stored else "updates are lost"
-            _log.error("the process ends, and %s: %s", what, error)
+            if isinstance(error, NotAcknowledged | NodeFencedError) and error.pending:
+                what = "wait on the disk for the node's next start" if error.stored else "are lost"
+                _log.error("the process ends, and updates %s: %s", what, error)
 
 
 @functools.cache
@@ -79,8 +74,8 @@ def _flush_with_multiprocessing() -> None:
 
 def _after_fork() -> None:
     # The parent's publishers have no thread in the child.
-    global _began
-    _began = None
+    global began
+    began = None
     _running.clear()
     _flush_with_multiprocessing.cache_clear()
 

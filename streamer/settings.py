@@ -30,7 +30,7 @@ _RANGES = {
     "wait_replicas": (0, 1000),
     # Less than the time that an answer of Redis may take.
     "wait_replicas_s": (0.001, 5),
-    "lease_s": (0.1, TIMEOUT_MAX),
+    "lease_s": (1, _MOST),
     "exit_flush_s": (0, TIMEOUT_MAX),
 }
 

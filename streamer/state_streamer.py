@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from streamer.core.cursor import START
 from streamer.core.entries import Entry
+from streamer.core.errors import InvalidSetting, NodeFencedError
 from streamer.core.names import ALL, Topic, check_job, check_node
 from streamer.core.records import Update, pack_tail
 from streamer.core.statistics import Statistics
@@ -38,10 +39,10 @@ class StateStreamer:
     stays the parent's.
     """
 
-    def __init__(self, node: str, settings: NodeSettings) -> None:
+    def __init__(self, node: str, settings: NodeSettings, exclusive: bool = False) -> None:
         self.node = check_node(node)
         self.settings = settings
-        self._publisher = Publisher(node, settings)
+        self._publisher = Publisher(node, settings, exclusive=exclusive)
         # With each session the task in which it joins.
         self._sessions: dict[ServerConnection, dict[Topic, tuple[Session, asyncio.Task[None]]]] = {}
         with _streamers_lock:
@@ -50,12 +51,14 @@ class StateStreamer:
     def update(self, status: str, state: Mapping[str, Any], timestamp: int | None = None) -> None:
         """Publish an update of the node, and of the job that ``state["job"]`` names, if it does.
 
-        ``timestamp`` is in ms since 1970, now if left out. It returns at once, without waiting for the network; only
-        at the interpreter's exit it flushes, within what is left of ``exit_flush_s``.
+        ``timestamp`` is in ms since 1970, now if left out. It returns at once, without waiting for the network, unless
+        ``outbox_full`` is ``block``; only at the interpreter's exit it flushes, within what is left of
+        ``exit_flush_s``. With ``outbox_dir`` it writes the update to the disk first.
 
         Raises InvalidUpdate or InvalidName, with a sentence that says what is wrong; OutboxFull where too many wait
-        for Redis; StreamerClosed; RuntimeError where the first update finds that no thread can be started. The update
-        is then not accepted.
+        for Redis; OutboxNotWritable where the disk does not take it; NodeFencedError where another process has the
+        node for itself; StreamerClosed; RuntimeError where the first update finds that no thread can be started. The
+        update is then not accepted.
         """
         if timestamp is None:
             timestamp = time.time_ns() // 1_000_000
@@ -67,8 +70,14 @@ class StateStreamer:
         """Return once Redis has acknowledged every update accepted so far.
 
         Raises NotAcknowledged, which is also a TimeoutError, after ``timeout`` seconds; the updates still go out.
+        Raises NodeFencedError where another process has the node for itself.
         """
         self._publisher.flush(timeout)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether this process has, or had, the node for itself."""
+        return self._publisher.exclusive
 
     @property
     def pending(self) -> int:
@@ -146,8 +155,8 @@ class StateStreamer:
     def close(self, timeout: float = 5.0) -> None:
         """Observe the node's state no longer, flush, and send no more. The next `state_streaming` gives a new instance.
 
-        Connections stay open. Raises NotAcknowledged after ``timeout`` seconds; what is not acknowledged by then is
-        given up.
+        Connections stay open. Raises NotAcknowledged after ``timeout`` seconds, or NodeFencedError; what is not
+        acknowledged by then is given up, unless it is in a durable outbox. The claim of an exclusive node is given up.
         """
         with _streamers_lock:
             state(self.node).remove_observer(self)
@@ -189,21 +198,43 @@ _streamers_lock = threading.RLock()
 _hubs: dict[tuple[asyncio.AbstractEventLoop, NodeSettings], tuple[Hub, asyncio.Task[None]]] = {}
 
 
-def state_streaming(node: str, settings: NodeSettings | None = None) -> StateStreamer:
+def state_streaming(node: str, settings: NodeSettings | None = None, exclusive: bool = False) -> StateStreamer:
     """Return this process's one streamer of a node, from any thread; the first call makes it.
 
     From then on it observes `state(node)`. Settings come from the environment where none are given; they count only
-    in the call that makes the instance. Raises InvalidName and InvalidSetting.
+    in the call that makes the instance.
+
+    With ``exclusive`` the node is claimed for this process: while the claim holds, whatever any other process publishes
+    for the node is refused. The call waits for Redis's answer, and raises NodeFencedError where another process has
+    claimed the node; that ends with its `close`, or ``lease_s`` seconds after it was last heard of. Where Redis does
+    not answer, the claim is made later, before anything is sent.
+
+    Raises InvalidName and InvalidSetting, also where the instance is there already and is not exclusive, and
+    OutboxNotWritable.
     """
     check_node(node)
     with _streamers_lock:
         streamer = _streamers.get(node)
-        if streamer is None:
-            settings = settings or NodeSettings.from_environ(os.environ)
-            streamer = _streamers[node] = StateStreamer(node, settings)
-            # It waits for nobody: an observer that is at work may be asking for the streamer.
-            state(node).add_observer(streamer)
-        return streamer
+        if streamer is not None:
+            if exclusive and not streamer.exclusive:
+                raise InvalidSetting(f"the streamer of node {node!r} is there already, and is not exclusive")
+            return streamer
+        settings = settings or NodeSettings.from_environ(os.environ)
+        streamer = _streamers[node] = StateStreamer(node, settings, exclusive)
+        # It waits for nobody: an observer that is at work may be asking for the streamer.
+        state(node).add_observer(streamer)
+    if exclusive:
+        _claim(streamer)
+    return streamer
+
+
+def _claim(streamer: StateStreamer) -> None:
+    try:
+        streamer._publisher.claim()
+    except NodeFencedError:
+        with suppress(NodeFencedError):
+            streamer.close(timeout=0)
+        raise
 
 
 def _hub(settings: NodeSettings) -> Hub:

@@ -212,7 +212,7 @@ def proxy(valkey: RedisServer) -> Iterator[Proxy]:
 def test_what_redis_loses_in_a_failover_just_before_a_process_is_killed_is_sent_by_the_next(
     own_valkey: RedisServer, node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.publisher.CHECK_S", 0.1)
+    monkeypatch.setattr("streamer.sender.CHECK_S", 0.1)
     streamer = StateStreamer(node, settings(own_valkey.url, tmp_path))
     publish(streamer, range(50))
     streamer.flush(FLUSH_S)

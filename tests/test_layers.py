@@ -29,8 +29,12 @@ ROOMS = {
     "streamer.lane": {"streamer.core", "streamer.settings", "streamer.durable"},
     "streamer.lanes": {"streamer.core", "streamer.log", "streamer.settings", "streamer.durable", "streamer.lane"},
     "streamer.process_end": {"streamer.core"},
-    "streamer.publisher": {"streamer.core", "streamer.log", "streamer.settings"}
-    | {"streamer.lane", "streamer.lanes", "streamer.process_end"},
+    "streamer.reporting": {"streamer.core"},
+    "streamer.fleet_summary": {"streamer.core", "streamer.log", "streamer.reporting"},
+    "streamer.sender": {"streamer.core", "streamer.log", "streamer.settings"}
+    | {"streamer.fleet_summary", "streamer.lane", "streamer.lanes", "streamer.reporting"},
+    "streamer.publisher": {"streamer.core", "streamer.settings"}
+    | {"streamer.lane", "streamer.process_end", "streamer.sender"},
     "streamer.state_streamer": {"streamer.core", "streamer.log", "streamer.fanout", "websockets"}
     | {"streamer.settings", "streamer.node_state", "streamer.publisher"},
     "streamer": {"streamer.core", "streamer.settings", "streamer.node_state", "streamer.state_streamer"},

@@ -264,7 +264,7 @@ def test_a_flush_leaves_a_true_summary_of_the_node(streaming: Make, valkey: Redi
 def test_updates_are_not_held_up_where_the_summary_of_the_fleet_cannot_be_written(
     streaming: Make, own_valkey: RedisServer, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.publisher.backoff", lambda rng: repeat(3600.0))
+    monkeypatch.setattr("streamer.sender.backoff", lambda rng: repeat(3600.0))
     with own_valkey.client() as client:
         client.set(Keys().fleet, "no hash")
     streamer = streaming(own_valkey.url)
@@ -279,7 +279,7 @@ def test_flush_tries_again_at_once_however_long_the_next_wait_is(
     streaming: Make, stopped_valkey: RedisServer, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a process that ends in the middle of a long wait loses its updates, though Redis is back."""
-    monkeypatch.setattr("streamer.publisher.backoff", lambda rng: repeat(3600.0))
+    monkeypatch.setattr("streamer.sender.backoff", lambda rng: repeat(3600.0))
     streamer = streaming(stopped_valkey.url)
     publish(streamer, range(3))
     wait_until("the publisher has tried", lambda: waits_because(streamer, "refused"))

@@ -113,7 +113,7 @@ def test_a_publisher_that_idles_notices_a_failover_too(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("streamer.publisher.CHECK_S", 0.1)
+    monkeypatch.setattr("streamer.sender.CHECK_S", 0.1)
     streamer = streaming(proxy.url)
     publish(streamer, range(10))
     streamer.flush(FLUSH_S)
@@ -148,7 +148,7 @@ def test_an_emptied_redis_gets_what_is_still_held_and_the_rest_is_counted_as_los
 def test_an_emptied_redis_gets_what_is_still_held_of_a_publisher_that_idles(
     streaming: Make, own_valkey: RedisServer, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.publisher.CHECK_S", 0.1)
+    monkeypatch.setattr("streamer.sender.CHECK_S", 0.1)
     streamer = streaming(own_valkey.url)
     publish(streamer, range(20))
     streamer.flush(FLUSH_S)

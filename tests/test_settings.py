@@ -101,7 +101,7 @@ def test_a_value_of_another_kind_is_refused_with_a_sentence(name: str, value: An
         ("wait_replicas", 0, -1),
         ("wait_replicas_s", 0.001, 0),
         ("wait_replicas_s", 5, 5.1),
-        ("lease_s", 0.1, 0),
+        ("lease_s", 1, 0.9),
         ("exit_flush_s", 0, -0.1),
         ("exit_flush_s", 0, float("nan")),
         ("exit_flush_s", 0, float("inf")),

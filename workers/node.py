@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from streamer.core.errors import NotAcknowledged, OutboxFull, StreamerError, counted
+from streamer.core.errors import NodeFencedError, NotAcknowledged, OutboxFull, StreamerError, counted
 from streamer.core.names import check_job
 from streamer.settings import NodeSettings
 from streamer.state_streamer import StateStreamer, state_streaming
@@ -46,10 +46,11 @@ class _NodeCommand(click.Command):
 @click.command(cls=_NodeCommand, short_help="Run a command as a job, and stream its states.")
 @click.argument("node")
 @option("--job", required=True, help="The job's name.")
+@option("--exclusive", is_flag=True, help="Claim the node: nothing else may publish for it meanwhile.")
 @exit_flush
 @publish_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
-def node(node: str, job: str, command: tuple[str, ...], **settings: Any) -> None:
+def node(node: str, job: str, exclusive: bool, command: tuple[str, ...], **settings: Any) -> None:
     """Run COMMAND as a job of NODE and stream its states.
 
     \b
@@ -59,11 +60,14 @@ def node(node: str, job: str, command: tuple[str, ...], **settings: Any) -> None
     and the duration. Each line that the command prints and that is JSON becomes an update, too: of an object, "status"
     is the status (else "job-output") and the rest is the state. All that it prints is passed on unchanged.
 
+    With --exclusive the node is claimed while COMMAND runs: what any other process publishes for it is refused. Where
+    another has claimed it, COMMAND is not run.
+
     The exit status is the command's; 128 and the signal's number if it was killed by one. Ctrl-C and SIGTERM reach
     the command, and its last states are still sent.
     """
     log_sentences()
-    streamer = state_streaming(node, NodeSettings(**settings))
+    streamer = state_streaming(node, NodeSettings(**settings), exclusive)
     run = _Run(JobUpdates(streamer, check_job(job)), command)
     status = run.run()
     run.updates.close()
@@ -115,10 +119,19 @@ class JobUpdates:
         try:
             self._streamer.close(timeout_s)
         except NotAcknowledged as error:
-            self._lost += error.pending
             say(f"Redis did not take the last {counted(error.pending)} within {timeout_s:g} s")
+            self._count(error)
+        except NodeFencedError as error:
+            say(str(error))
+            self._count(error)
         if self._lost:
             say(f"{counted(self._lost)} lost")
+
+    def _count(self, error: NotAcknowledged | NodeFencedError) -> None:
+        if error.stored:
+            say(f"{counted(error.pending)} stored, to be sent when the node is next started here")
+        else:
+            self._lost += error.pending
 
 
 class _Run:

@@ -59,14 +59,24 @@ def redis_options(command: Command) -> Command:
 
 def publish_options(command: Command) -> Command:
     """How a node publishes; the command gets NodeSettings' fields by name."""
-    for name, text in (
-        ("--outbox-bytes", "Bytes that may wait for Redis."),
-        ("--outbox-records", "Updates that may wait for Redis."),
-        ("--job-ttl-s", "Seconds without an update after which a job's history expires; 0 for never."),
-        ("--retention-records", "Updates kept of each node and of each job."),
+    for name, kind, text in (
+        ("--lease-s", Seconds(), "Seconds for which an exclusive node's claim holds without being renewed."),
+        ("--wait-replicas-s", Seconds(), "Seconds that each try waits for the replicas."),
+        ("--wait-replicas", int, "Replicas that must have an update before it counts as acknowledged."),
+        ("--resend-s", Seconds(), "Seconds that acknowledged updates are kept, should a failover lose them."),
+        ("--resend-bytes", int, "Bytes of acknowledged updates that are kept."),
+        ("--resend-records", int, "Acknowledged updates that are kept."),
+        ("--outbox-sync", click.Choice(("full", "normal")), "full: stored updates survive a loss of power, too."),
+        ("--outbox-dir", str, "A directory in which updates are stored until Redis has them; empty: in memory only."),
+        ("--outbox-block-s", Seconds(), "Seconds that an update waits, with block."),
+        ("--outbox-full", click.Choice(("raise", "block", "spill")), "What becomes of an update when too many wait."),
+        ("--outbox-bytes", int, "Bytes that may wait for Redis."),
+        ("--outbox-records", int, "Updates that may wait for Redis."),
+        ("--job-ttl-s", int, "Seconds without an update after which a job's history expires; 0 for never."),
+        ("--retention-records", int, "Updates kept of each node and of each job."),
     ):
         default = getattr(NodeSettings, name.removeprefix("--").replace("-", "_"))
-        command = option(name, type=int, default=default, help=text)(command)
+        command = option(name, type=kind, default=default, help=text)(command)
     return redis_options(command)
 
 

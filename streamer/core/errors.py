@@ -84,16 +84,19 @@ class OutboxNotWritable(StreamerError):
 class NodeFencedError(StreamerError):
     """Another process has the node for itself, or this one's claim on it has ended.
 
-    ``final`` says that this streamer will publish no more; else it goes on once the other's claim is over.
+    ``final`` says that this streamer will publish no more; else it goes on once the other's claim is over. ``pending``
+    updates were accepted and are not sent; ``stored`` says that they are in a durable outbox, and so go out when the
+    node is next started on this machine.
     """
 
-    def __init__(self, node: str, reason: str, final: bool) -> None:
-        super().__init__(node, reason, final)
-        self.node, self.reason, self.final = node, reason, final
+    def __init__(self, node: str, reason: str, final: bool, pending: int = 0, stored: bool = False) -> None:
+        super().__init__(node, reason, final, pending, stored)
+        self.node, self.reason, self.final, self.pending, self.stored = node, reason, final, pending, stored
         self.temporary = not final
 
     def __str__(self) -> str:
-        return f"node {self.node!r} is not this process's to write: {self.reason}"
+        waiting = f"; {counted(self.pending)} {'is' if self.pending == 1 else 'are'} not sent" if self.pending else ""
+        return f"node {self.node!r} is not this process's to write: {self.reason}{waiting}"
 
 
 class NotAcknowledged(StreamerError, TimeoutError):

@@ -13,7 +13,7 @@ local last_token = tonumber(known[2] or 0)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local left = known[1] and math.max(0, tonumber(known[3]) - now) or 0
-local own = known[1] == holder and last_token == token
+local own = known[1] == holder and (last_token == token or token == 0) -- 0 again where the first answer was lost
 
 if lease == 0 then
   if own then
@@ -23,6 +23,9 @@ if lease == 0 then
 end
 if not own and (left > 0 or token > 0 and known[2]) then
   return {0, token, left}
+end
+if own then
+  token = last_token
 end
 if not own or left == 0 then
   -- No less than the time, so that also after the loss of this key no token is given out twice.
