@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.core.ages import Ages
 from streamer.core.entries import Batch, Entry
@@ -18,7 +17,13 @@ if TYPE_CHECKING:
 BATCH_RECORDS = 500
 BATCH_BYTES = 1 << 20
 
-_log = logging.getLogger(__name__)
+
+class Place(NamedTuple):
+    """How far a log had come: its id, its epoch, its next index."""
+
+    log_id: str
+    epoch: int
+    next_index: int
 
 
 class Lane:
@@ -37,6 +42,7 @@ class Lane:
         self._spills = settings.outbox_full == "spill"
         self._read_records = min(4 * BATCH_RECORDS, settings.outbox_records)
         self._unnoted = False
+        self._place = Place("", 0, 0)
         self.outbox = Outbox(settings.outbox_records, settings.outbox_bytes, settings.keep)
         self.put: Callable[[Entry], bool] = self.outbox.put
         if owned is not None:
@@ -79,31 +85,33 @@ class Lane:
         """An empty batch, which asks whether Redis still has what it has acknowledged."""
         return self.outbox.batch(0, 0)
 
-    def acknowledge(self, last: int, now: float) -> None:
-        """Let what Redis has wait no more, and keep it for a while."""
-        self.heard_at, first = now, self.outbox.acknowledged + 1
+    def acknowledge(self, last: int, place: Place, now: float) -> OutboxNotWritable | None:
+        """Let what Redis has wait no more, and keep it for a while; it had the log at this place then.
+
+        Returns what is wrong where the file could not be written, the first time.
+        """
+        self.heard_at, self._place, first = now, place, self.outbox.acknowledged + 1
         self.outbox.acknowledge(last, now)
         self.best = max(self.best, last)
         self._ages.forget(self.outbox.acknowledged + 1 if self.outbox else None)
-        if self._owned is not None and last != first - 1:
-            self._note(self._owned)
+        return self._note(self._owned) if self._owned is not None and last >= first else None
 
-    def _note(self, owned: OwnedFile) -> None:
+    def _note(self, owned: OwnedFile) -> OutboxNotWritable | None:
+        known, self._unnoted = self._unnoted, False
         try:
             owned.file.acknowledge(self.outbox.acknowledged, self.outbox.acknowledged - self.outbox.kept)
-            self._unnoted = False
         except OutboxNotWritable as error:
             # The next one makes up for it. What another process may send again meanwhile, Redis drops.
-            if not self._unnoted:
-                _log.warning("what Redis has acknowledged cannot be noted: %s", error)
             self._unnoted = True
+            return None if known else error
+        return None
 
-    def go_back(self, seen: int, writer_ttl_s: float, now: float) -> str | None:
-        """Have wait again what Redis has lost; return a sentence about it.
+    def go_back(self, seen: int, place: Place, writer_ttl_s: float, now: float) -> str | None:
+        """Have wait again what Redis has lost, which now has the log at this place; return a sentence about it.
 
-        A writer that was silent for so long that Redis had to forget it has lost nothing, as far as anyone knows.
+        Where it has only forgotten the writer, nothing is lost, as far as anyone can know, and nothing is sent again.
         """
-        if seen == 0 and now - self.heard_at >= writer_ttl_s:
+        if seen == 0 and (now - self.heard_at >= writer_ttl_s or self._still_there(place)):
             self.outbox.forget_writer()
             return None
         resent, lost = self.outbox.go_back(seen)
@@ -112,6 +120,14 @@ class Lane:
         self.heard_at = now
         gone = f"; {counted(lost)} before those are no longer here, and lost" if lost else ""
         return f"Redis has lost updates that it had acknowledged, as in a failover: {counted(resent)} sent again{gone}"
+
+    def _still_there(self, place: Place) -> bool:
+        """Whether the log still has what it had when this writer was last heard: only its tail is ever lost.
+
+        Then the writer's key alone is gone, as by an eviction, which an unsuitable setting of Redis allows.
+        """
+        log_id, epoch, next_index = self._place
+        return place[:2] == (log_id, epoch) and place.next_index >= next_index
 
     def oldest_s(self, now: float) -> float:
         """For how many seconds the oldest entry has been waiting."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 DURABLE_WRITER_TTL_S = 90 * 24 * 3600
 """How long Redis remembers a writer whose updates may wait on a disk for the node's next start."""
 
-_log = logging.getLogger(__name__)
-
 
 class Lanes:
     """All that one publisher sends. Whoever shares it holds a lock around every call.
@@ -30,6 +27,8 @@ class Lanes:
 
     def __init__(self, node: str, settings: NodeSettings) -> None:
         self.own: Lane | None = None
+        self.left: list[OutboxNotWritable] = []
+        """Why files of ended processes were left to others: to be told."""
         self._node, self._settings = node, settings
         self._adopted: list[Lane] = []
         self._directory: OutboxDirectory | None = None
@@ -53,9 +52,9 @@ class Lanes:
                     self._adopted.append(Lane(owned.writer, self._settings, time.monotonic(), owned))
                 except OutboxNotWritable as error:
                     owned.release(empty=False)
-                    _log.error("updates of a process that has ended stay where they are: %s", error)
+                    self.left.append(error)
         self.retire()
-        return bool(self._adopted)
+        return bool(self._adopted or self.left)
 
     @property
     def durable(self) -> bool:
@@ -100,7 +99,7 @@ class Lanes:
                     if lane is self.own:
                         raise
                     self._leave(lane)
-                    _log.error("updates of a process that has ended stay where they are: %s", error)
+                    self.left.append(error)
         return None
 
     def retire(self) -> None:

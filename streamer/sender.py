@@ -11,9 +11,9 @@ from random import Random
 from streamer.core.backoff import backoff
 from streamer.core.claim import Claim
 from streamer.core.entries import Batch
-from streamer.core.errors import LogUnavailable, NodeFencedError
+from streamer.core.errors import LogUnavailable, NodeFencedError, OutboxNotWritable
 from streamer.fleet_summary import FleetSummary
-from streamer.lane import Lane
+from streamer.lane import Lane, Place
 from streamer.lanes import Lanes
 from streamer.log.node_log import NodeLog, Replication
 from streamer.log.scripts import UNCLAIMED, Appended, Token, new_id
@@ -123,6 +123,10 @@ class Sender:
         now = time.monotonic()
         with self.changed:
             next_ = self.lanes.next_batch(now)
+            left, self.lanes.left = self.lanes.left, []
+        # Without the lock: whoever handles what is logged may wait for a thread that publishes.
+        for error in left:
+            warn(_log, "updates of ended processes of node %r stay where they are: %s", self._node, error)
         if next_ is not None:
             self._append(log, *next_)
         for lane in self.lanes.keeping:
@@ -141,24 +145,23 @@ class Sender:
         with self.changed:
             if self.ended:
                 return  # and what is durable is perhaps another process's already
-            lost = self._take_answer(lane, batch, appended)
+            what = self._take_answer(lane, batch, appended)
             self.lanes.retire()
             self.reason = self.fenced = None
             self.changed.notify_all()
-        if lost is not None:
-            warn(_log, "node %r: %s", self._node, lost)
+        if what is not None:
+            warn(_log, "node %r: %s", self._node, what)
 
-    def _take_answer(self, lane: Lane, batch: Batch, appended: Appended) -> str | None:
-        """Acknowledge what was appended, or go back to what is lost, and say so."""
-        now = time.monotonic()
+    def _take_answer(self, lane: Lane, batch: Batch, appended: Appended) -> OutboxNotWritable | str | None:
+        """Acknowledge what was appended, or go back to what is lost; return what is to be said of it."""
+        now, place = time.monotonic(), Place(appended.log_id, appended.epoch, appended.next_index)
         if appended.seen < batch.after:
-            lost = lane.go_back(appended.seen, self.lanes.retention.writer_ttl_s, now)
+            lost = lane.go_back(appended.seen, place, self.lanes.retention.writer_ttl_s, now)
             self.tried = min(self.tried, self.lanes.acknowledged)
             return lost
-        lane.acknowledge(batch.last, now)
         if batch.entries:
             self._summary.note(batch.entries[-1], appended.next_index - 1)
-        return None
+        return lane.acknowledge(batch.last, place, now)
 
     def _summary_due_in_s(self, now: float) -> float | None:
         return self._summary.due_in_s(now, urgent=self.tried < self.goal <= self.lanes.acknowledged)

@@ -307,6 +307,42 @@ def test_a_full_disk_is_an_error_of_update_and_what_was_accepted_arrives(
         assert published(server.url, node) == list(range(accepted + 1))
 
 
+def test_a_dead_processs_file_that_is_damaged_is_logged_and_the_others_are_sent(
+    streaming: Make, valkey: RedisServer, node: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    streamer = streaming(NO_REDIS, outbox_dir=str(tmp_path))
+    publish(streamer, range(3))
+    with pytest.raises(NotAcknowledged):
+        streamer.close(timeout=0)
+    [path] = tmp_path.glob("*/*.sqlite")
+    path.with_name("broken.sqlite").write_bytes(b"nonsense " * 1000)
+    streaming(valkey.url, outbox_dir=str(tmp_path)).flush(FLUSH_S)
+    assert published(valkey.url, node) == [0, 1, 2]
+    assert "broken.sqlite" in caplog.text
+
+
+def test_a_disk_that_is_full_when_redis_acknowledges_doubles_nothing_later(
+    streaming: Make, valkey: RedisServer, proxy: Proxy, node: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.hold()
+    streamer = streaming(proxy.url, outbox_dir=str(tmp_path))
+    publish(streamer, range(20))
+    lane = streamer._publisher._lanes.own
+    assert lane is not None
+    assert lane._owned is not None
+    with lane._owned.file._connected() as connection:
+        connection.execute("PRAGMA query_only = ON")
+    proxy.release()
+    streamer.flush(FLUSH_S)
+    wait_until("it says so", lambda: "attempt to write a readonly database" in caplog.text)
+    lane._owned.file.close()  # as a kill would leave it
+    lane._owned._forget_lock()
+    next_ = StateStreamer(node, settings(valkey.url, tmp_path))
+    assert next_.statistics().adopted == 20
+    next_.close(FLUSH_S)
+    assert published(valkey.url, node) == list(range(20))
+
+
 def test_a_directory_that_is_a_file_is_an_error_of_state_streaming(streaming: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutboxNotWritable, match="cannot be used"):

@@ -190,6 +190,7 @@ def test_a_writer_that_redis_forgot_after_a_long_silence_doubles_nothing_and_rep
     with own_valkey.client() as client:
         [writer] = client.keys(Keys().writer(node, "*").replace("{", "[{]"))
         client.delete(writer)  # as when its time is over
+        client.hset(Keys().log(node), "epoch", 2)  # and another master has appended since
     lane = streamer._publisher._lanes.own
     assert lane is not None
     lane.heard_at -= 8 * 24 * 3600
@@ -197,6 +198,23 @@ def test_a_writer_that_redis_forgot_after_a_long_silence_doubles_nothing_and_rep
     streamer.flush(FLUSH_S)
     assert numbers(updates(own_valkey.url, node)) == list(range(12))
     assert "lost" not in caplog.text
+
+
+def test_a_writer_whose_key_alone_is_gone_doubles_nothing(
+    streaming: Make, own_valkey: RedisServer, node: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a policy that evicts what expires would do it, under which the log itself is whole."""
+    streamer = streaming(own_valkey.url)
+    publish(streamer, range(10))
+    streamer.flush(FLUSH_S)
+    with own_valkey.client() as client:
+        [writer] = client.keys(Keys().writer(node, "*").replace("{", "[{]"))
+        client.delete(writer)
+    publish(streamer, range(10, 12))
+    streamer.flush(FLUSH_S)
+    assert numbers(updates(own_valkey.url, node)) == list(range(12))
+    assert "lost" not in caplog.text
+    assert streamer.statistics().resent == 0
 
 
 def test_nothing_is_sent_again_where_nothing_is_to_be_kept(streaming: Make, own_valkey: RedisServer, node: str) -> None:
