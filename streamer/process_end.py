@@ -60,8 +60,7 @@ def flush_all() -> None:
         except StreamerError as error:
             _running.discard(publisher)
             if isinstance(error, NotAcknowledged | NodeFencedError) and error.pending:
-                what = "wait on the disk for the node's next start" if error.stored else "are lost"
-                _log.error("the process ends, and updates %s: %s", what, error)
+                _log.error("the process ends, and updates %s: %s", "wait" if error.stored else "are lost", error)
 
 
 @functools.cache

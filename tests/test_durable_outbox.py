@@ -237,7 +237,8 @@ def test_at_the_end_of_a_process_what_waits_on_the_disk_is_not_called_lost(node:
     )
     assert done.returncode == 0
     assert "1 update of node" in done.stderr
-    assert "wait on the disk for the node's next start" in done.stderr
+    assert "the process ends, and updates wait: " in done.stderr
+    assert "stored on the disk, and sent at the node's next start" in done.stderr
     assert "lost" not in done.stderr
 
 

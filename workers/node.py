@@ -129,7 +129,7 @@ class JobUpdates:
 
     def _count(self, error: NotAcknowledged | NodeFencedError) -> None:
         if error.stored:
-            say(f"{counted(error.pending)} stored, to be sent when the node is next started here")
+            say(f"{counted(error.pending)} stored on the disk, and sent when the node is next started here")
         else:
             self._lost += error.pending
 

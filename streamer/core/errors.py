@@ -50,6 +50,9 @@ def counted(number: int) -> str:
     return f"{number:,} update{'' if number == 1 else 's'}"
 
 
+STORED = " (stored on the disk, and sent at the node's next start at the latest)"
+
+
 class OutboxFull(StreamerError):
     """The outbox is at its bound because Redis does not take updates fast enough, or not at all."""
 
@@ -96,7 +99,8 @@ class NodeFencedError(StreamerError):
 
     def __str__(self) -> str:
         waiting = f"; {counted(self.pending)} {'is' if self.pending == 1 else 'are'} not sent" if self.pending else ""
-        return f"node {self.node!r} is not this process's to write: {self.reason}{waiting}"
+        stored = STORED if self.pending and self.stored else ""
+        return f"node {self.node!r} is not this process's to write: {self.reason}{waiting}{stored}"
 
 
 class NotAcknowledged(StreamerError, TimeoutError):
@@ -117,7 +121,7 @@ class NotAcknowledged(StreamerError, TimeoutError):
         why = f": {self.reason}" if self.reason else ""
         were = "was" if self.pending == 1 else "were"
         what = f"{counted(self.pending)} of node {self.node!r} {were}"
-        return f"{what} not acknowledged within {self.timeout_s:g} s{why}"
+        return f"{what} not acknowledged within {self.timeout_s:g} s{why}{STORED if self.stored else ''}"
 
 
 class LogUnavailable(StreamerError):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -222,3 +223,17 @@ def test_options_of_the_command_without_dashes_before_it_are_explained(node: str
     assert done.returncode == 2
     assert "put -- before the command" in done.stderr
     assert "-- COMMAND..." in done.stderr
+
+
+def test_what_redis_did_not_take_is_stored_where_a_directory_is_given_and_sent_by_the_next_run(
+    valkey: RedisServer, node: str, tmp_path: Path
+) -> None:
+    arguments = ("node", "--outbox-dir", str(tmp_path), "--exit-flush-s", "0.2", node, "--job")
+    done = run(*arguments, "job-1", "--", "true")
+    assert done.returncode == 0
+    assert "3 updates stored on the disk" in done.stderr
+    assert "lost" not in done.stderr
+    again = run("node", "--outbox-dir", str(tmp_path), node, "--job", "job-2", "--", "true", redis_url=valkey.url)
+    assert again.returncode == 0, again.stderr
+    jobs = [update.state["job"] for update in updates(valkey.url, node)]
+    assert jobs == ["job-1"] * 3 + ["job-2"] * 3
