@@ -21,6 +21,8 @@ class Proxy:
         self._threads: list[Thread] = []
         self._answering = Event()
         self._answering.set()
+        self._asking = Event()
+        self._asking.set()
         self._lock = Lock()
         self._replacements: list[bytes] = []
         self.asked, self.failed = Event(), Event()
@@ -45,8 +47,13 @@ class Proxy:
         """Keep answers back from now on: the server then looks as if it accepted and never answered."""
         self._answering.clear()
 
+    def hold_requests(self) -> None:
+        """Keep requests back from now on: they arrive late, once they are released."""
+        self._asking.clear()
+
     def release(self) -> None:
-        """Pass on the answers again, those that were kept back first."""
+        """Pass on requests and answers again, those that were kept back first."""
+        self._asking.set()
         self._answering.set()
 
     def redirect(self, port: int) -> None:
@@ -88,6 +95,7 @@ class Proxy:
                     data = self._replaced(data)
                 else:
                     self.asked.set()
+                    self._asking.wait()
                 if not data:
                     break
                 sink.sendall(data)

@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streamer import InvalidSetting, NodeFencedError, NodeSettings, StateStreamer, state, state_streaming
 from tests.commands import DEADLINE_S, environment, run, running, updates
+from tests.proxies import Proxy
 from tests.servers import RedisServer, free_port, wait_until
 
 FLUSH_S = 20.0
@@ -168,16 +171,21 @@ def publishing(node: str, who: str, url: str, **variables: str) -> Iterator[subp
     arguments = [sys.executable, "-c", PUBLISH_EXCLUSIVELY, node, who]
     with subprocess.Popen(arguments, env=variables, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "claimed\n"
+            assert line(process) == "claimed\n"
             yield process
         finally:
             process.kill()
 
 
 def line(process: subprocess.Popen[str]) -> str:
+    """The next line that a process prints; killed where it prints none in time."""
     assert process.stdout is not None
-    return process.stdout.readline()
+    timer = threading.Timer(DEADLINE_S, process.kill)
+    timer.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        timer.cancel()
 
 
 def count(url: str, node: str, who: str) -> int:
@@ -224,6 +232,29 @@ def test_a_process_stopped_past_its_lease_writes_nothing_though_nobody_has_taken
         assert "stood still for longer than its lease" in line(first)
         assert first.wait(DEADLINE_S) == 0
         assert count(valkey.url, node, "first") == written
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+def test_an_append_that_arrives_after_the_end_of_its_lease_is_refused(
+    valkey: RedisServer, node: str, settings: NodeSettings, taken_over: bool
+) -> None:
+    """As that of a process stopped in the midst of sending: what it checked before is no longer true."""
+    with Proxy(valkey.port) as proxy, exclusive(node, replace(settings, redis_url=proxy.url)) as first:
+        first.update("first", {})
+        first.flush(FLUSH_S)
+        proxy.asked.clear()
+        proxy.hold_requests()
+        first.update("late", {})
+        assert proxy.asked.wait(DEADLINE_S)
+        if taken_over:
+            wait_until("the lease is over", lambda: claims(node, valkey.url))
+        else:
+            time.sleep(LEASE_S * 1.5)
+        with exclusive(node, settings) if taken_over else nullcontext():
+            proxy.release()
+            with pytest.raises(NodeFencedError, match="1 update is not sent"):
+                first.flush(FLUSH_S)
+        assert statuses(valkey.url, node) == ["first"]
 
 
 def test_what_a_killed_holder_left_on_the_disk_is_sent_by_the_next_holder(
