@@ -9,7 +9,7 @@ BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class LatencyCounts(NamedTuple):
-    """``up_to`` counts, for each of BOUNDS_S and infinity, the durations that are not greater; ``sum_s`` adds all up."""
+    """``up_to`` counts, for each of BOUNDS_S and infinity, the durations not greater; ``sum_s`` adds all up."""
 
     up_to: tuple[int, ...]
     sum_s: float

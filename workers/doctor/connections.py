@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from streamer.core.records import MAX_UPDATE_BYTES
-from streamer.publisher import BATCH_BYTES
+from streamer.lane import BATCH_BYTES
 from workers.doctor.checks import Case, Check
 from workers.doctor.facts import Facts, Size
 from workers.doctor.findings import Level, Promise

@@ -12,9 +12,9 @@ from typing import Any
 import redis
 
 from streamer.core.cursor import START
+from streamer.core.entries import Batch, Entry
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
-from streamer.core.outbox import Batch, Entry
 from streamer.core.records import pack_tail
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
