@@ -18,7 +18,7 @@ from streamer.core.names import ALL, Topic, check_job, check_node
 from streamer.core.records import Update, pack_tail
 from streamer.core.statistics import Statistics
 from streamer.fanout.hub import Hub
-from streamer.fanout.session import Session
+from streamer.fanout.session import GuestSession, Session
 from streamer.log.node_log import NodeLog
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
@@ -134,7 +134,7 @@ class StateStreamer:
             if not joining.cancelled():
                 return joining.result()
         hub = _hub(self.settings)
-        session = Session(ws, topic, hub.settings.stall_s)
+        session = GuestSession(ws, topic, hub.settings.stall_s)
         session.on_end = self._forget
         joining = asyncio.create_task(hub.join(session))
         # In place before the first await, so that of two racing calls one joins.

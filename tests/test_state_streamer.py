@@ -17,6 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from streamer import (
     InvalidName,
@@ -477,6 +478,23 @@ async def test_a_closed_connection_is_forgotten_and_its_job_too(streaming: Make,
         await until(lambda: streamer.clients == {"job-2": [other_ws]})
         await streamer.subscribe(ws, "job-1")
         await until(lambda: streamer.clients == {"job-2": [other_ws]})
+
+
+async def test_behind_a_close_of_the_owner_no_update_is_sent(streaming: Make, valkey: RedisServer) -> None:
+    streamer = streaming(valkey.url)
+    async with connections(2) as [(ws, client), (other_ws, other)]:
+        sent: list[bytes] = []
+        client.protocol.receive_data = sent.append  # it does not answer the close, so that the connection stays
+        await streamer.subscribe(ws)
+        await streamer.subscribe(other_ws)
+        closing = asyncio.create_task(ws.close(4321, "bye"))
+        await until(lambda: ws.protocol.state is State.CLOSING)
+        publish(streamer, "too late")
+        assert await received(other, 1) == ["too late"]
+        ws.transport.abort()
+        await closing
+        await client.wait_closed()
+        assert b"".join(sent) == b"\x88\x05" + (4321).to_bytes(2) + b"bye"
 
 
 async def test_redis_hears_that_a_job_is_watched_no_more(

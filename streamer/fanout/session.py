@@ -37,6 +37,7 @@ _closing: set[asyncio.Task[None]] = set()
 class Session:
     """A `websockets` server connection on a topic, for one event loop.
 
+    Nobody but the session may close the connection while it is open and followed; for others' there is `GuestSession`.
     A client that has negotiated compression without context takeover gets compressed frames, the same for all of them.
 
     ``index`` is that of the last record written to it; while it is live, the feed's cursor is the truth instead.
@@ -201,6 +202,16 @@ class Session:
         except Exception:
             _log.exception("a session of %s failed", self.topic)
             self.close(CloseCode.INTERNAL_ERROR, f"the gateway failed; {self.how_to_go_on()}")
+
+
+class GuestSession(Session):
+    """A session on a connection of somebody else's, who may close it without a word to the session."""
+
+    __slots__ = ()
+
+    def push(self, data: bytes) -> bool:
+        """Write live frames, unless the connection takes no more; none behind a close frame (RFC 6455, 5.5.1)."""
+        return self.connection.protocol.state is not OPEN or super().push(data)
 
 
 def _takes_deflated(connection: ServerConnection) -> bool:
