@@ -77,6 +77,11 @@ class GatewayConnection(ServerConnection):
             self._held = rest
             super().data_received(_BODY_HEADERS.sub(b"", head + end))
 
+    def eof_received(self) -> None:
+        """End, since the client says no more. What has come of a head that is not whole is no request."""
+        self._held.clear()
+        super().eof_received()
+
     def send_data(self) -> None:
         """Send what websockets has to say: the answer, pings and pongs, the close. Updates do not come by here."""
         protocol = self.protocol

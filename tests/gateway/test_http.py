@@ -315,6 +315,19 @@ async def test_what_is_no_request_is_refused(gateway: Gateway, data: bytes, stat
     assert answer.body
 
 
+async def test_a_request_that_is_cut_off_is_refused_without_a_fault(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: ")
+    writer.write_eof()
+    async with asyncio.timeout(DEADLINE_S):
+        assert parse(await reader.read()).status == 400
+        writer.close()
+        await writer.wait_closed()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 async def test_rubbish_without_end_disturbs_nobody(gateway: Gateway, publisher: Node) -> None:
     publisher.count(1)
     async with connect(gateway, path(publisher.name)) as client:
