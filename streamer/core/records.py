@@ -127,7 +127,7 @@ def unpack_records(data: bytes) -> list[Update]:
     try:
         # Most of what is published is one record, which this reads ten times faster.
         return [_decode(data)]
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return _unpack_several(data)
 
 

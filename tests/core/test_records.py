@@ -117,6 +117,13 @@ def test_what_is_no_record_is_refused_as_such(anything: list[Any]) -> None:
         assert isinstance(update.state, dict)
 
 
+@pytest.mark.parametrize("many", [1, 2])
+def test_a_record_nested_too_deep_to_be_read_is_refused_as_such(many: int) -> None:
+    state = b"\x81\xa1s" * 100_000 + b"\x80"
+    with pytest.raises(ValueError, match="records"):
+        unpack_records((pack_header(1, 0, -1) + b"\x00" + b"\xa6status" + state) * many)
+
+
 @pytest.mark.parametrize("data", [b"", msgpack.packb(1), msgpack.packb(b"ab"), msgpack.packb([]), b"\xc1"])
 def test_a_message_that_does_not_begin_with_a_logs_id_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
