@@ -22,6 +22,7 @@ from workers.local_servers import (
     start_redis,
 )
 from workers.options import DEFAULT_PORT, option
+from workers.own_programs import own_program
 
 LOOK_S = 0.1
 
@@ -62,7 +63,7 @@ def _run(parts: Parts, port: int, redis_port: int, directory: str) -> None:
     start_redis(parts, name, command, redis_url)
     start_gateway(parts, port)
     for node in NODES:
-        parts.start(f"node {node}", [sys.executable, "-m", "workers.demo_fleet", node])
+        parts.start(f"node {node}", [*own_program("workers.demo_fleet"), node])
 
     streamer = _own_name()
     click.echo(f"""

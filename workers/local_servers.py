@@ -15,6 +15,7 @@ import click
 import redis
 
 from workers.local_parts import PartFailed, Parts
+from workers.own_programs import own_program
 
 _REDIS_PROGRAMS = ("valkey-server", "redis-server")
 
@@ -60,7 +61,7 @@ def start_gateway(parts: Parts, port: int, options: Sequence[str] = ()) -> subpr
     Where its Redis is, the parts' environment says.
     """
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "--drain-s", "0", *options]
-    process = parts.start("the gateway", [sys.executable, "-m", "workers", "gateway", *arguments])
+    process = parts.start("the gateway", [*own_program("workers"), "gateway", *arguments])
     parts.wait_until("the gateway listens", lambda: _listens(port))
     return process
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 
@@ -15,6 +14,7 @@ from tests.benchmarks.talking import Talking
 from workers.bench.content import STATUS, Content
 from workers.bench.orders import GO, PublishNews, PublishOrder, PublishReport
 from workers.local_parts import PartFailed, Parts
+from workers.own_programs import own_program
 
 LOG_ID = "0123456789ab"
 
@@ -25,8 +25,7 @@ class Publisher:
     """A process that publishes to a node what its order says. It is ready once it is made."""
 
     def __init__(self, parts: Parts, order: PublishOrder) -> None:
-        command = [sys.executable, "-m", "workers.bench.publishing"]
-        self._talking = Talking(parts, "the publisher", command)
+        self._talking = Talking(parts, "the publisher", own_program("workers.bench.publishing"))
         self._talking.say(msgspec.json.encode(order) + b"\n")
         self._talking.line()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from workers.bench.orders import (
     PublishReport,
 )
 from workers.local_parts import Parts
+from workers.own_programs import own_program
 
 LOOK_S = 0.05
 News = TypeVar("News", LoadNews, PublishNews)
@@ -74,7 +74,7 @@ class Crew:
         return self._start("the publisher", "workers.bench.publishing", order, PublishNews | PublishReport)
 
     def _start(self, name: str, module: str, order: msgspec.Struct, kind: object) -> Member[News, Report]:
-        process = self._parts.start(name, [sys.executable, "-m", module], talking=True)
+        process = self._parts.start(name, own_program(module), talking=True)
         member: Member[News, Report] = Member(process, name, kind)
         member.say(msgspec.json.encode(order) + b"\n")
         return member

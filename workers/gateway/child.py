@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 import time
 from itertools import count
 from typing import Self
 
 from streamer.gateway.internal import READY_TIMEOUT_S
 from workers.gateway.channel import Answer, Ask, Channel, Failed, Order, Serving
+from workers.own_programs import own_program
 from workers.sentences import signal_name
 
 ANSWER_TIMEOUT_S = READY_TIMEOUT_S + 1
@@ -48,9 +48,7 @@ class Child:
             stack.callback(ours.close)
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "workers.gateway.process",
+                    *own_program("workers.gateway.process"),
                     stdin=theirs.fileno(),
                     # Ctrl-C reaches the supervisor alone, which ends all in order.
                     start_new_session=True,

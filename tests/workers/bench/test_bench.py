@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ from tests.workers.bench.tampering import Tamper, altering, closing, doubling, l
 from tests.workers.processes import children, words_of
 from tests.workers.shells import run_in_shell, running_at_terminal
 
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = ("--clients", "20", "--client-processes", "2")
 BENCHES = {
     "fan-out": (*SMALL, "--updates", "200", "--rate", "0"),
@@ -119,6 +121,21 @@ def test_an_own_gateway_may_have_a_running_redis_and_options(valkey: RedisServer
     assert done.returncode == 1
     assert "the gateway has ended" in done.stderr
     assert "--nonsense" in done.stderr
+
+
+def test_a_package_of_the_same_name_where_it_is_run_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "__init__.py").write_text("raise SystemExit('somebody else's')")
+    arguments = ["bench", "fan-out", *BENCHES["fan-out"], "--gateway-options=--processes 2", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "workers", *arguments],
+        env=environment(PYTHONPATH=str(ROOT)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE_S,
+    )
+    _figures(done)
 
 
 FAULTS: list[tuple[str, Callable[[], Tamper], str]] = [
