@@ -237,6 +237,12 @@ def _claim(streamer: StateStreamer) -> None:
         raise
 
 
+def streamers() -> list[StateStreamer]:
+    """This process's streamers, one for each node. May be called from any thread."""
+    with _streamers_lock:
+        return list(_streamers.values())
+
+
 def _hub(settings: NodeSettings) -> Hub:
     """The running event loop's hub, which lasts as long as the loop."""
     loop = asyncio.get_running_loop()
