@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
+from dataclasses import field as setting
 from threading import TIMEOUT_MAX
 from typing import Any
 
 from streamer.core.errors import InvalidSetting
 from streamer.core.kept import KeepBounds
-from streamer.log.connecting import check_url
+from streamer.log.credentials import add_credentials
 from streamer.log.keys import Keys
 from streamer.log.scripts import Retention
+from streamer.log.url import check_url
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -56,7 +58,7 @@ class NodeSettings:
     Raises InvalidSetting, with a sentence that names the field, where a value is of the wrong kind or out of range.
     """
 
-    redis_url: str = DEFAULT_REDIS_URL
+    redis_url: str = setting(default=DEFAULT_REDIS_URL, repr=False)  # it may hold a password
     prefix: str = Keys.prefix
     retention_records: int = Retention().records
     job_ttl_s: int = Retention().job_ttl_s
@@ -99,6 +101,9 @@ class NodeSettings:
     def from_environ(cls, environ: Mapping[str, str]) -> NodeSettings:
         """Read the settings from an environment; what is not set there has its default.
 
+        The URL gets the user and the password that `STREAMER_REDIS_USERNAME`, `STREAMER_REDIS_PASSWORD` or the file
+        `STREAMER_REDIS_PASSWORD_FILE` have, unless it has them itself.
+
         Raises InvalidSetting, with a sentence that names the variable.
         """
         values: dict[str, str | int | float] = {}
@@ -111,6 +116,7 @@ class NodeSettings:
                 except InvalidSetting as error:
                     raise InvalidSetting(f"{variable}: {error}") from None
                 values[field.name] = value
+        values["redis_url"] = add_credentials(str(values.get("redis_url", DEFAULT_REDIS_URL)), environ)
         return cls(**values)  # type: ignore[arg-type]
 
 

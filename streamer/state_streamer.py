@@ -251,7 +251,7 @@ def _hub(settings: NodeSettings) -> Hub:
             if key[0].is_closed():  # with its tasks pending, else the hub would have been closed
                 _hubs.pop(key, None)
         reader = Reader(settings.redis_url, settings.keys)
-        hub = Hub(reader, Subscriber(settings.redis_url), settings.keys)
+        hub = Hub(reader, Subscriber(settings.redis_url, keys=settings.keys), settings.keys)
         _hubs[loop, settings] = hub, loop.create_task(_close_with_loop(loop, settings, hub))
     return _hubs[loop, settings][0]
 

@@ -43,6 +43,10 @@ class Proxy:
         for end in self._sockets:
             end.close()
 
+    def lead_to(self, port: int) -> None:
+        """Connect those who come from now on with another server."""
+        self._port = port
+
     def hold(self) -> None:
         """Keep answers back from now on: the server then looks as if it accepted and never answered."""
         self._answering.clear()

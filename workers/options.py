@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from threading import TIMEOUT_MAX
 from typing import Any, TypeVar
 
 import click
 
+from streamer.log.credentials import add_credentials
 from streamer.settings import DEFAULT_REDIS_URL, NodeSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,10 +52,19 @@ def _not_empty(_context: click.Context, _parameter: click.Parameter, value: str)
 prefix = option("--prefix", default=NodeSettings.prefix, callback=_not_empty, help="What all keys in Redis begin with.")
 
 
+def with_credentials(_context: click.Context, _parameter: click.Parameter, url: str | None) -> str | None:
+    """The URL of a Redis, with the user and the password from the environment: a command line is seen by all."""
+    return None if url is None else add_credentials(url, os.environ)
+
+
 def redis_options(command: Command) -> Command:
     """Where the log is."""
     return option(
-        "--redis-url", default=DEFAULT_REDIS_URL, metavar="URL", help="The Redis or Valkey that holds the log."
+        "--redis-url",
+        default=DEFAULT_REDIS_URL,
+        metavar="URL",
+        callback=with_credentials,
+        help="The Redis or Valkey that holds the log.",
     )(prefix(command))
 
 

@@ -55,9 +55,8 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         reader = Reader(settings.redis_url, settings.keys)
-        self.hub = Hub(
-            reader, Subscriber(settings.redis_url, linger_s=settings.linger_ms / 1000), settings.keys, settings.hub
-        )
+        subscriber = Subscriber(settings.redis_url, linger_s=settings.linger_ms / 1000, keys=settings.keys)
+        self.hub = Hub(reader, subscriber, settings.keys, settings.hub)
         self.draining = False
         self._server: Server | None = None
         self._internal: Server | None = None

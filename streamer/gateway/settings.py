@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from streamer.core.errors import InvalidSetting
 from streamer.fanout.hub import HubSettings
-from streamer.log.connecting import check_url
 from streamer.log.keys import Keys
+from streamer.log.url import check_url
 
 MOST_LINGER_MS = 1000.0
 
@@ -25,7 +25,7 @@ class GatewaySettings:
     Raises InvalidSetting where a value is out of range.
     """
 
-    redis_url: str
+    redis_url: str = field(repr=False)  # it may hold a password
     keys: Keys = field(default_factory=Keys)
     host: str = "127.0.0.1"
     port: int = 8080

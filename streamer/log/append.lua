@@ -103,7 +103,7 @@ end
 
 if not id then
   for _, job in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
-    redis.call('DEL', list_of(job))
+    redis.pcall('DEL', list_of(job)) -- which fails in a cluster while the slot moves; see DEL below
   end
   redis.call('DEL', all, jobs)
   id, epoch, next_index, run, epochs, forgotten = ARGV[1], 0, 0, '', '', -1
@@ -161,11 +161,12 @@ for _, own in ipairs(touched) do
 end
 
 -- A job whose list has expired is remembered for as long as whoever follows it may come back with a cursor: what it
--- missed is told from the job's last index. The jobs that idle longest are the first to go.
+-- missed is told from the job's last index. The jobs that idle longest are the first to go. By pcall, since in a
+-- cluster a list that is not there cannot be asked for while its slot moves.
 local oldest = next_index - redis.call('LLEN', all)
 local lowest = redis.call('ZRANGE', jobs, 0, 1, 'WITHSCORES')
 for i = 1, #lowest, 2 do
-  if tonumber(lowest[i + 1]) < oldest and redis.call('EXISTS', list_of(lowest[i])) == 0 then
+  if tonumber(lowest[i + 1]) < oldest and redis.pcall('EXISTS', list_of(lowest[i])) == 0 then
     redis.call('ZREM', jobs, lowest[i])
     forgotten = math.max(forgotten, tonumber(lowest[i + 1]))
   end

@@ -13,7 +13,7 @@ for _, job in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
   lists[#lists + 1] = string.sub(all, 1, -4) .. 'job:' .. job -- without 'all'
 end
 for _, list in ipairs(lists) do
-  redis.call('DEL', list)
+  redis.pcall('DEL', list) -- which fails in a cluster, for one that is not there, while the slot moves
 end
 redis.call('DEL', jobs)
 redis.call('HSET', log, 'id', ARGV[1], 'epoch', 1, 'next', 0, 'epochs', '1:0,', 'forgotten', -1)

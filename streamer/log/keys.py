@@ -57,5 +57,9 @@ class Keys:
         """A hash: who has the node for itself, the token of its claim, until when (ms since 1970)."""
         return f"{self._node(node)}claim"
 
+    def probe(self, probe_id: str, tag: str) -> str:
+        """The channel on which a subscriber hears itself; the tag says, on a cluster, on which server."""
+        return f"{self.prefix}probe:{probe_id}" + (f":{{{tag}}}" if tag else "")
+
     def _node(self, node: str) -> str:
         return f"{self.prefix}{{{escape(node)}}}:"

@@ -10,7 +10,8 @@ from streamer.core.entries import Batch
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
 from streamer.core.records import Update
-from streamer.log.connecting import connect, unavailable_as_error
+from streamer.log.blocking_client import BlockingClient
+from streamer.log.connecting import unavailable_as_error
 from streamer.log.fleet import Summary
 from streamer.log.keys import Keys
 from streamer.log.scripts import (
@@ -29,10 +30,7 @@ from streamer.log.scripts import (
     parse_claimed,
     parse_page,
     read_request,
-    source,
 )
-
-_SCRIPTS = ("append", "claim", "clear", "read")
 
 
 class Replication(NamedTuple):
@@ -43,7 +41,7 @@ class Replication(NamedTuple):
 
 
 class NodeLog:
-    """A node's log. One connection, made at the first call; use it from one thread at a time.
+    """A node's log. It connects at the first call; use it from one thread at a time.
 
     Every method waits for Redis, within the timeouts of `connecting`, and raises LogUnavailable where that fails:
     whether the call had its effect is then unknown, and all may be repeated.
@@ -53,8 +51,8 @@ class NodeLog:
 
     def __init__(self, url: str, keys: Keys, node: str) -> None:
         self._url, self._keys, self._node = url, keys, node
-        self._redis = connect(url)
-        self._scripts = {name: self._redis.register_script(source(name)) for name in _SCRIPTS}
+        self._redis = BlockingClient(url)
+        self._publish = "SPUBLISH" if self._redis.sharded else "PUBLISH"
 
     def __enter__(self) -> NodeLog:
         return self
@@ -77,10 +75,11 @@ class NodeLog:
         With ``replication``, raises LogUnavailable where too few replicas have it in time; it may be there all the
         same. The answer may say that nothing was appended: see Appended, and Batch's ``after``.
         """
-        request = append_request(self._keys, self._node, writer, batch, retention, token)
+        request = append_request(self._keys, self._node, writer, batch, retention, token, self._publish)
         if replication is None:
             return parse_appended(self._run("append", request))
-        reply, confirmed = self._append_and_wait(request, replication)
+        with unavailable_as_error(self._url):
+            reply, confirmed = self._redis.run_and_wait("append", request, *replication)
         appended = parse_appended(reply)
         if confirmed < replication.replicas and appended.seen >= batch.after and not appended.refused:
             raise LogUnavailable(
@@ -117,27 +116,19 @@ class NodeLog:
 
     def clear(self) -> None:
         """Start the log anew, under a new id, and tell those who watch; the fleet's summary forgets the node."""
-        self._run("clear", clear_request(self._keys, self._node))
+        self._run("clear", clear_request(self._keys, self._node, self._publish))
         with unavailable_as_error(self._url):
-            self._redis.hdel(self._keys.fleet, self._node)
+            self._redis.ask_one(self._keys.fleet, "HDEL", self._keys.fleet, self._node)
 
     def report(self, summary: Summary) -> None:
         """Put the node's summary into the fleet's."""
         with unavailable_as_error(self._url):
-            self._redis.hset(self._keys.fleet, self._node, summary.pack())
+            self._redis.ask_one(self._keys.fleet, "HSET", self._keys.fleet, self._node, summary.pack())
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self._redis.close()
-
-    def _append_and_wait(self, request: Request, replication: Replication) -> Any:
-        # In one go, hence on one connection: WAIT tells of what its own connection has written, and a new one, which
-        # redis-py opens unasked where the last was lost, has written nothing and would be answered at once.
-        with unavailable_as_error(self._url), self._redis.pipeline(transaction=False) as pipeline:
-            self._scripts["append"](request.keys, request.args, client=pipeline)
-            pipeline.wait(*replication)
-            return pipeline.execute()
 
     def _run(self, script: str, request: Request) -> Any:
         with unavailable_as_error(self._url):
-            return self._scripts[script](request.keys, request.args)
+            return self._redis.run(script, request)

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 from streamer.core.cursor import Cursor
 from streamer.core.names import Topic
 from streamer.core.records import index_of, unpack_records
-from streamer.log.connecting import answering, connect_async
+from streamer.log.client import Client
+from streamer.log.connecting import answering
 from streamer.log.fleet import JobSummary, Summary
 from streamer.log.keys import Keys, escape, unescape
-from streamer.log.scripts import PAGE_RECORDS, Page, damage_as_error, parse_page, read_request, source
+from streamer.log.routing import Command
+from streamer.log.scripts import PAGE_RECORDS, Page, damage_as_error, parse_page, read_request
 
 MOST_JOBS = 1000
 """How many jobs of a node are listed, the latest first."""
@@ -35,24 +37,25 @@ class Reader:
 
     def __init__(self, url: str, keys: Keys) -> None:
         self._url, self._keys = url, keys
-        self._redis = connect_async(url)
-        self._read = self._redis.register_script(source("read"))
+        self._redis = Client(url)
 
     async def read(self, topic: Topic, cursor: Cursor, limit: int = PAGE_RECORDS) -> Page:
         """Read a page of a topic behind a cursor."""
         request = read_request(self._keys, topic, cursor, limit)
         async with answering(self._url):
-            reply: Any = await self._read(request.keys, request.args)
+            reply: Any = await self._redis.run("read", request)
         return parse_page(topic, reply)
 
     async def before_last(self, topic: Topic, count: int) -> int | None:
         """The index behind which the last ``count`` records of a topic stand, None where no more are kept."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.lindex(self._keys.records(topic), -count - 1)
+        key, jobs_key = self._keys.records(topic), self._keys.jobs(topic.node)
+        commands = [Command(key, ("LINDEX", key, -count - 1))]
         if topic.job is not None:
-            pipeline.zscore(self._keys.jobs(topic.node), escape(topic.job))
+            commands.append(Command(jobs_key, ("ZSCORE", jobs_key, escape(topic.job))))
         async with answering(self._url):
-            record, *score = await pipeline.execute()
+            record, *score = replies = await self._redis.ask(*commands)
+            if failed := next((reply for reply in replies if isinstance(reply, Exception)), None):
+                raise failed
         # The list of a job that the log does not know is left over from a lost log.
         return None if record is None or None in score else index_of(record)
 
@@ -61,13 +64,14 @@ class Reader:
         jobs: dict[str, list[str]] = {}
         for node, job in topics:
             jobs.setdefault(node, []).extend([] if job is None else [job])
-        pipeline = self._redis.pipeline(transaction=False)
+        commands = []
         for node, names in jobs.items():
-            pipeline.hmget(self._keys.log(node), "id", "epoch", "next")
+            log_key, jobs_key = self._keys.log(node), self._keys.jobs(node)
+            commands.append(Command(log_key, ("HMGET", log_key, "id", "epoch", "next")))
             if names:
-                pipeline.zmscore(self._keys.jobs(node), [escape(name) for name in names])
+                commands.append(Command(jobs_key, ("ZMSCORE", jobs_key, *map(escape, names))))
         async with answering(self._url):
-            replies = iter(await pipeline.execute(raise_on_error=False))
+            replies = iter(await self._redis.ask(*commands))
         heads: dict[Topic, Head | None] = {}
         for node, names in jobs.items():
             log = heads[Topic(node)] = _head_of_log(next(replies))
@@ -78,20 +82,21 @@ class Reader:
     async def nodes(self) -> dict[str, Summary]:
         """Every node that has ever reported, with its summary, by name."""
         async with answering(self._url):
-            fleet: Any = await self._redis.hgetall(self._keys.fleet)
+            fleet: Any = await self._redis.ask_one(self._keys.fleet, "HGETALL", self._keys.fleet)
         with damage_as_error("the list of nodes"):
             return {node.decode(): Summary.unpack(summary) for node, summary in sorted(fleet.items())}
 
     async def jobs(self, node: str) -> list[JobSummary]:
         """The node's jobs whose lists are kept, the one last updated first."""
         async with answering(self._url):
-            latest: Any = await self._redis.zrevrange(self._keys.jobs(node), 0, MOST_JOBS - 1)
+            key = self._keys.jobs(node)
+            latest: Any = await self._redis.ask_one(key, "ZREVRANGE", key, 0, MOST_JOBS - 1)
             with damage_as_error(f"the list of the jobs of {node}"):
                 names = [unescape(name.decode()) for name in latest]
-            pipeline = self._redis.pipeline(transaction=False)
-            for name in names:
-                pipeline.lindex(self._keys.records(Topic(node, name)), -1)
-            records: list[Any] = await pipeline.execute() if names else []
+            lists = [self._keys.records(Topic(node, name)) for name in names]
+            records: list[Any] = await self._redis.ask(*(Command(key, ("LINDEX", key, -1)) for key in lists))
+            if failed := next((record for record in records if isinstance(record, Exception)), None):
+                raise failed
         jobs = []
         for name, record in zip(names, records, strict=True):
             if record is not None:

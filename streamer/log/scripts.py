@@ -5,6 +5,7 @@ Both kinds of client, blocking and asyncio, call them by these requests and read
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,14 @@ _SOURCES = {
 def source(name: str) -> str:
     """The text of a script of this room."""
     return _SOURCES[name]
+
+
+_SHAS = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in _SOURCES.items()}
+
+
+def sha(name: str) -> str:
+    """The name under which Redis knows a script of this room once it has run it."""
+    return _SHAS[name]
 
 
 def new_id() -> str:
@@ -110,9 +119,15 @@ class Page(NamedTuple):
 
 
 def append_request(
-    keys: Keys, node: str, writer: str, batch: Batch, retention: Retention, token: Token = UNCLAIMED
+    keys: Keys,
+    node: str,
+    writer: str,
+    batch: Batch,
+    retention: Retention,
+    token: Token = UNCLAIMED,
+    publish: str = "PUBLISH",
 ) -> Request:
-    """The call of append.lua for a batch of one writer."""
+    """The call of append.lua for a batch of one writer; ``publish`` is the command that publishes."""
     slots: dict[str, int] = {}
     entries: list[str | bytes | int] = []
     for job, tail in batch.entries:
@@ -130,7 +145,7 @@ def append_request(
         [
             new_id(),
             batch.first,
-            "PUBLISH",
+            publish,
             retention.records,
             retention.job_ttl_s,
             retention.writer_ttl_s,
@@ -200,6 +215,6 @@ def damage_as_error(what: str) -> Iterator[None]:
         raise LogUnavailable(f"{what} is damaged: {error}") from error
 
 
-def clear_request(keys: Keys, node: str) -> Request:
-    """The call of clear.lua for a node."""
-    return Request([keys.log(node), keys.records(Topic(node)), keys.jobs(node)], [new_id(), "PUBLISH"])
+def clear_request(keys: Keys, node: str, publish: str = "PUBLISH") -> Request:
+    """The call of clear.lua for a node; ``publish`` is the command that publishes."""
+    return Request([keys.log(node), keys.records(Topic(node)), keys.jobs(node)], [new_id(), publish])

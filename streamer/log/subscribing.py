@@ -1,97 +1,65 @@
-"""One pub/sub connection for all channels of a process.
+"""All channels of a process: one pub/sub connection or, on a cluster, one to each server that has some of them.
 
-Deliveries are hints: whoever listens reads the log whenever it is told that some may have been lost. What one wake-up
-of the connection brings is handed over together, one list per channel.
+Deliveries are hints: whoever listens reads the log whenever it is told that some may have been lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections import deque
 from random import Random
-from typing import Any, NamedTuple, Protocol
 
-import redis
+from redis.exceptions import MovedError
 
 from streamer.core.backoff import backoff
 from streamer.core.errors import LogUnavailable
-from streamer.log.connecting import answering, connect_async, unavailable, unavailable_as_error, without_password
+from streamer.log.client import Client
+from streamer.log.connecting import answering
+from streamer.log.keys import Keys
+from streamer.log.line import Line
+from streamer.log.listening import PLAIN, SHARDED, Listener, Subscription
+from streamer.log.routing import Route
+from streamer.log.url import Address
 
-PING_S = 2.0
-"""A connection that has nothing to send for so long sends a ping; one that brings nothing for three times that is given
-up."""
+LOOK_AGAIN_S = 2.0
+"""How often it is asked, where that may change, which server has which channel: a server that was replaced may go on
+answering as if nothing had happened."""
 
-REFUSED_S = 5.0
-"""A channel that Redis has confirmed once, and refuses on a later connection, is asked for again after so long."""
+LEAST_LOOK_S = 0.1
+"""How soon it may be asked again where something has failed."""
 
 _log = logging.getLogger(__name__)
 
 
-class Listener(Protocol):
-    """Whoever listens to a channel. Both methods are called in the event loop and must not block.
-
-    One that raises costs the others nothing: it is logged and, where `take` failed, `interrupted` is called.
-    """
-
-    def take(self, messages: list[bytes]) -> None:
-        """Take what has arrived, in order."""
-
-    def interrupted(self) -> None:
-        """Deliveries may have been lost, and work again from now on."""
-
-
-class _Subscription:
-    """A listener of a channel, and what Redis answered: nothing yet, None for a yes, or why it refused.
-
-    A channel that is unsubscribed and subscribed again gets another, which the answer to the first does not concern.
-    """
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-        self.answer: asyncio.Future[LogUnavailable | None] = asyncio.get_running_loop().create_future()
-
-    def settle(self, error: LogUnavailable | None) -> None:
-        """Let those know who wait for the answer, if it is the first."""
-        if not self.answer.done():
-            self.answer.set_result(error)
-
-
-class _Command(NamedTuple):
-    """What is sent to Redis, which answers all in their order, with one reply each."""
-
-    verb: str
-    channel: bytes | None = None
-    subscription: _Subscription | None = None
-
-    def packed(self) -> tuple[str | bytes, ...]:
-        return (self.verb,) if self.channel is None else (self.verb, self.channel)
-
-
 class Subscriber:
-    """Listens to channels; for one event loop. It connects with the first subscription and then stays connected.
+    """Listens to channels; for one event loop. It connects with `start`, at the latest with the first subscription, and
+    then stays connected.
 
-    ``connected`` says whether a connection is there on which Redis has answered. ``linger_s`` is for how many seconds
-    what arrives is collected before it is handed over.
+    ``linger_s`` is for how many seconds what arrives is collected before it is handed over; ``keys`` name the channels
+    of its probes.
 
     Raises InvalidSetting where the URL is none that we know.
     """
 
-    def __init__(self, url: str, rng: Random | None = None, linger_s: float = 0.0) -> None:
-        self._url = url
-        self._linger_s = linger_s
+    def __init__(self, url: str, rng: Random | None = None, linger_s: float = 0.0, keys: Keys | None = None) -> None:
+        self._url, self._linger_s, self._keys = url, linger_s, keys or Keys()
         self._rng = rng or Random()
-        self._redis = connect_async(url, most_connections=1)
-        self._subscriptions: dict[bytes, _Subscription] = {}
-        self._commands: list[_Command] = []
-        self._commanded = asyncio.Event()
-        self._awaited: deque[_Command] = deque()
-        self._arrived: dict[bytes, list[bytes]] = {}
-        self._serving = False
-        self._heard_at = 0.0
+        self._client = Client(url, most_connections=4)
+        self._verbs = SHARDED if self._client.sharded else PLAIN
+        self._subscriptions: dict[bytes, Subscription] = {}
+        self._lines: dict[Address, Line] = {}
+        self._on: dict[bytes, Line] = {}
+        self._spread: Route | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._look_now = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
-        self.connected = False
+        self._started = self._found = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is published is heard: each connection is there, Redis has answered, and is not deaf."""
+        found = self._found and (self._client.sharded or bool(self._lines))
+        return found and all(line.connected for line in self._lines.values())
 
     async def subscribe(self, channel: str, listener: Listener) -> None:
         """Listen to a channel; return once Redis has confirmed: from then on, what is published arrives.
@@ -104,8 +72,9 @@ class Subscriber:
         key = channel.encode()
         subscription = self._subscriptions.get(key)
         if subscription is None:
-            subscription = self._subscriptions[key] = _Subscription(listener)
-            self._command(_Command("SUBSCRIBE", key, subscription))
+            subscription = self._subscriptions[key] = Subscription(listener)
+            if self._found:
+                self._put_on_line(key, subscription)
         subscription.listener = listener
         if error := await asyncio.shield(subscription.answer):
             raise error
@@ -115,140 +84,110 @@ class Subscriber:
         key = channel.encode()
         if subscription := self._subscriptions.pop(key, None):
             subscription.settle(LogUnavailable(f"listening to {channel} was ended"))
-            self._arrived.pop(key, None)
-            self._command(_Command("UNSUBSCRIBE", key))
+            if line := self._on.pop(key, None):
+                line.drop(key)
 
     def start(self) -> None:
         """Connect, if not yet done, and stay connected."""
-        if self._running is None:
-            self._running = asyncio.get_running_loop().create_task(self._run(), name="subscriber")
+        if self._started:
+            return
+        self._started = True
+        if self._client.changes:
+            self._running = asyncio.get_running_loop().create_task(self._follow(), name="subscriber-route")
+        else:
+            self._found = True
+            self._spread_channels()
 
     async def aclose(self) -> None:
-        """Stop listening and close the connection."""
+        """Stop listening and close the connections."""
+        tasks = [line.close() for line in self._lines.values()]
         if self._running is not None:
             self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
-            self._running = None
-            self.connected = False
+            tasks.append(self._running)
+        await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
+        self._running, self._started, self._found = None, False, False
         for subscription in self._subscriptions.values():
             subscription.settle(LogUnavailable("listening was ended"))
-        self._subscriptions.clear()
-        await self._redis.aclose()
+        for held in (self._subscriptions, self._lines, self._on):
+            held.clear()
+        await self._client.aclose()
 
-    def _command(self, command: _Command) -> None:
-        """Have a command sent. Where there is no connection, the next one begins with all that there is to say."""
-        if self._serving:
-            self._commands.append(command)
-            self._commanded.set()
+    # What its lines tell it.
 
-    async def _run(self) -> None:
+    def troubled(self) -> None:
+        """Look at once whether channels belong elsewhere now."""
+        self._look_now.set()
+
+    def moved(self, line: Line, channel: bytes, error: MovedError) -> None:
+        """Have another server's line listen to a channel."""
+        self._client.moved(error, line.address)
+        self._put_on_line(channel, self._subscriptions[channel])
+        if self._on.get(channel) is line:
+            line.again(channel)
+        self._look_now.set()
+
+    def refused(self, channel: bytes) -> None:
+        """Forget a channel."""
+        del self._subscriptions[channel]
+        self._on.pop(channel, None)
+
+    async def _follow(self) -> None:
+        """Again and again, find out which server has which channel."""
         waits = backoff(self._rng)
         while True:
+            self._look_now.clear()
             try:
-                await self._listen()
+                async with answering(self._url):
+                    await self._client.look()
+                self._found = True
+                self._spread_channels()
+                waits, wait = backoff(self._rng), LOOK_AGAIN_S
             except Exception as error:
-                # Whatever it is: a process that no longer listens is worse than one that tries in vain.
-                if self.connected:
-                    waits = backoff(self._rng)
-                self.connected = False
-                wait = next(waits)
-                _log.warning("listening failed: %s; next try in %.1f s", error, wait)
+                # Whatever it is: as in a line.
+                self._found, wait = False, next(waits)
+                _log.warning("finding the servers failed: %s; next try in %.1f s", error, wait)
                 await asyncio.sleep(wait)
-
-    async def _listen(self) -> None:
-        """Make a connection and serve it until it fails."""
-        pool: Any = self._redis.connection_pool
-        connection = pool.make_connection()
-        try:
-            async with answering(self._url):
-                await connection.connect()
-            self._serving = True
-            self._heard_at = asyncio.get_running_loop().time()
-            self._awaited.clear()
-            self._commands = [_Command("PING"), *(_Command("SUBSCRIBE", *each) for each in self._subscriptions.items())]
-            tasks = [asyncio.create_task(self._receive(connection)), asyncio.create_task(self._send(connection))]
+                continue
+            await asyncio.sleep(LEAST_LOOK_S * (1 + self._rng.random()))
             try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            for task in done:
-                task.result()
-        finally:
-            self._serving = False
-            await connection.disconnect(nowait=True)
-
-    async def _send(self, connection: Any) -> None:
-        """Send commands in their order, those of one moment together, and ping where there are none."""
-        loop = asyncio.get_running_loop()
-        while True:
-            commands, self._commands = self._commands, []
-            self._commanded.clear()
-            self._awaited += commands
-            async with answering(self._url):
-                await connection.send_packed_command(
-                    connection.pack_commands(command.packed() for command in commands), check_health=False
-                )
-            try:
-                async with asyncio.timeout(PING_S):
-                    await self._commanded.wait()
+                async with asyncio.timeout(wait):
+                    await self._look_now.wait()
             except TimeoutError:
-                self._command(_Command("PING"))
-            if loop.time() - self._heard_at > 3 * PING_S:
-                raise LogUnavailable(f"Redis at {without_password(self._url)} says nothing any more")
+                pass
 
-    async def _receive(self, connection: Any) -> None:
-        """Take in whatever comes. Reading suspends only where nothing has come yet, so that the hand-over, which
-        waits for its turn in the event loop, finds together what came together."""
-        loop = asyncio.get_running_loop()
-        with unavailable_as_error(self._url):
-            while True:
-                try:
-                    reply = await connection.read_response(
-                        timeout=math.inf, disconnect_on_error=False, push_request=True
-                    )
-                except redis.ResponseError as error:
-                    reply = unavailable(self._url, error)
-                self.connected = True
-                self._heard_at = loop.time()
-                if isinstance(reply, list) and reply[0] == b"message":
-                    if not self._arrived:
-                        loop.call_later(self._linger_s, self._hand_over)
-                    self._arrived.setdefault(reply[1], []).append(reply[2])
-                else:
-                    self._answered(self._awaited.popleft(), reply)
+    def _spread_channels(self) -> None:
+        """Have each channel be listened to on the line of its server, and keep no line that is not needed."""
+        route = self._client.route
+        assert route is not None
+        if route != self._spread or len(self._on) < len(self._subscriptions):
+            self._spread = route
+            for channel, subscription in self._subscriptions.items():
+                self._put_on_line(channel, subscription)
+        if not self._client.sharded:
+            self._line(route.addresses[0])
+        for address, line in list(self._lines.items()):
+            if line.idle and (self._client.sharded or address != route.addresses[0]):
+                del self._lines[address]
+                task = line.close()
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
 
-    def _answered(self, command: _Command, reply: object) -> None:
-        channel, subscription = command.channel, command.subscription
-        if channel is None or subscription is None or self._subscriptions.get(channel) is not subscription:
+    def _put_on_line(self, channel: bytes, subscription: Subscription) -> None:
+        """Have a channel be listened to on the line of its server, if it has one."""
+        assert self._client.route is not None
+        address = self._client.route.server_of(channel)
+        before = self._on.get(channel)
+        if address is None or (before is not None and before.address == address):
             return
-        again = subscription.answer.done()
-        if isinstance(reply, LogUnavailable):
-            if again:
-                _log.error("listening to %s is refused: %s; next try in %.0f s", channel.decode(), reply, REFUSED_S)
-                asyncio.get_running_loop().call_later(REFUSED_S, self._command, command)
-            else:
-                del self._subscriptions[channel]
-                subscription.settle(reply)
-        elif again:
-            self._interrupt(channel)
-        else:
-            subscription.settle(None)
+        if before is not None:
+            before.drop(channel)
+        line = self._on[channel] = self._line(address)
+        line.add(channel, subscription)
 
-    def _hand_over(self) -> None:
-        arrived, self._arrived = self._arrived, {}
-        for channel, messages in arrived.items():
-            if subscription := self._subscriptions.get(channel):
-                try:
-                    subscription.listener.take(messages)
-                except Exception:
-                    _log.exception("who listens to %s failed to take what came", channel.decode())
-                    asyncio.get_running_loop().call_soon(self._interrupt, channel)
-
-    def _interrupt(self, channel: bytes) -> None:
-        if subscription := self._subscriptions.get(channel):
-            try:
-                subscription.listener.interrupted()
-            except Exception:
-                _log.exception("who listens to %s failed to make up for what was lost", channel.decode())
+    def _line(self, address: Address) -> Line:
+        line = self._lines.get(address)
+        if line is None:
+            line = self._lines[address] = Line(
+                self._client, self._url, address, self._verbs, self._keys, self, self._rng, self._linger_s
+            )
+        return line

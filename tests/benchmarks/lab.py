@@ -16,7 +16,6 @@ import redis
 
 from streamer.core.outbox import Batch, Entry
 from streamer.core.records import pack_tail
-from streamer.log.connecting import connect
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import Retention, new_id
@@ -146,7 +145,7 @@ class Lab:
 
     def redis_client(self) -> redis.Redis:
         """A client of the Redis."""
-        return connect(self.redis_url)
+        return redis.Redis.from_url(self.redis_url)
 
     def settle(self) -> None:
         """Leave a server alone, for what connecting has left it to do."""

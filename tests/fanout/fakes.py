@@ -16,9 +16,10 @@ from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
 from streamer.fanout.hub import Hub, HubSettings
 from streamer.log.keys import Keys
+from streamer.log.listening import Listener
 from streamer.log.reading import Head, Reader
 from streamer.log.scripts import PAGE_RECORDS, Page
-from streamer.log.subscribing import Listener, Subscriber
+from streamer.log.subscribing import Subscriber
 from tests.fanout.model_log import ModelLog
 
 

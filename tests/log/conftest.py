@@ -10,8 +10,17 @@ import redis
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import source
+from tests.clusters import Cluster
 from tests.log.writing import Writer
-from tests.servers import REAL_KINDS, RedisServer
+from tests.servers import KINDS, REAL_KINDS, RedisServer
+
+
+@pytest.fixture(scope="session", params=[*KINDS, "cluster"])
+def any_store(request: pytest.FixtureRequest) -> Iterator[RedisServer | Cluster]:
+    """Each kind of store in turn, also a cluster, shared by all tests of the log: use names of your own in it, and do
+    not flush it."""
+    with Cluster(replicas=False) if request.param == "cluster" else RedisServer(request.param) as store:
+        yield store
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_whoever_listens_to_the_node_or_a_job_is_told_the_new_id_and_no_records(
     client: redis.Redis, writer: Writer, node: str
 ) -> None:
     writer.append(A, B)
-    with Messages(client, node) as messages:
+    with Messages(client, node, A, B) as messages:
         writer.log.clear()
         published = messages.until_now()
     new = writer.log.read(None, START).log_id
@@ -63,7 +63,7 @@ def test_whoever_listens_to_the_node_or_a_job_is_told_the_new_id_and_no_records(
 def test_a_clear_where_there_is_no_log_makes_none_and_tells_nobody(
     client: redis.Redis, log: NodeLog, node: str
 ) -> None:
-    with Messages(client, node) as messages:
+    with Messages(client, node, A, B) as messages:
         log.clear()
         assert messages.until_now() == []
     assert log.read(None, START).log_id == ""

@@ -12,11 +12,14 @@ import redis
 from streamer.core.cursor import START
 from streamer.core.errors import InvalidSetting, LogUnavailable
 from streamer.core.names import Topic
-from streamer.log.connecting import check_url, connect, connect_async, unavailable_as_error, without_password
+from streamer.log.blocking_client import BlockingClient
+from streamer.log.client import Client
+from streamer.log.connecting import unavailable_as_error
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
+from streamer.log.url import check_url, without_password
 from tests.log.writing import KEYS, Writer, indexes
 from tests.servers import RedisServer, free_port, redis_command, wait_until
 
@@ -39,12 +42,18 @@ SECRET = "s3cr3t"
         "rediss://h?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
         "unix:///run/a@b.sock",
         "redis://bücher.example",
+        "redis+sentinel://h1:26379,h2:26379,h3:26379/mymaster/0",
+        "redis+sentinel://user:password@h1,[::1]:26380/my%20master?sentinel_password=x",
+        "rediss+sentinel://h/mymaster?ssl_ca_certs=/ca.pem",
+        "redis+cluster://h1:6379,h2:6379",
+        "redis+cluster://user:password@h1:6379/0",
+        "rediss+cluster://h1?ssl_certfile=/cert.pem&ssl_keyfile=/key.pem",
     ],
 )
 async def test_a_url_of_a_redis_is_taken_as_it_is(url: str) -> None:
     assert check_url(url) == url
-    connect(url).close()
-    await connect_async(url).aclose()
+    BlockingClient(url).close()
+    await Client(url).aclose()
 
 
 @pytest.mark.parametrize(
@@ -84,10 +93,23 @@ async def test_a_url_of_a_redis_is_taken_as_it_is(url: str) -> None:
         ("unix:///run/%00", "or the path of a socket"),
         ("unix://run/redis.sock", "unix:///PATH"),
         ("REDIS://127.0.0.1:1/0", "it should look like redis://HOST:PORT/0"),
+        ("unix+cluster:///run/redis.sock", "it should look like redis://HOST:PORT/0"),
+        ("redis+nonsense://h", "it should look like redis://HOST:PORT/0"),
+        ("redis+sentinel://h1:26379,h2:26379", "with what Sentinels call the master behind their addresses"),
+        ("redis+sentinel://h1:26379/", "with what Sentinels call the master behind their addresses"),
+        ("redis+sentinel://h1:26379/mymaster/one", "with a number as the database"),
+        ("redis+sentinel://h1:26379,/mymaster", "it should look like redis://HOST:PORT/0"),
+        ("redis+sentinel://h1:port,h2/mymaster", "[Pp]ort"),
+        ("redis+sentinel://h1/mymaster?socket_timeout=1", "with no other options than .*sentinel_password"),
+        ("redis+cluster://", "it should look like redis://HOST:PORT/0"),
+        ("redis+cluster://h1,h2/1", "with database 0, the only one that a cluster has"),
+        ("redis+cluster://h1?db=2", "with database 0, the only one that a cluster has"),
+        ("redis+cluster://h1/nodes", "with a number as the database"),
+        ("redis+cluster://h1?sentinel_username=x", "with no other options than"),
     ],
 )
 async def test_any_other_url_is_refused_at_once_with_a_sentence(url: str, says: str) -> None:
-    for make in (connect, connect_async, check_url, Subscriber, lambda url: Reader(url, KEYS)):
+    for make in (BlockingClient, Client, check_url, Subscriber, lambda url: Reader(url, KEYS)):
         with pytest.raises(InvalidSetting, match=says) as raised:
             make(url)
         assert repr(url) in str(raised.value)
@@ -110,6 +132,9 @@ async def test_any_other_url_is_refused_at_once_with_a_sentence(url: str, says: 
         (f"redis://h?p%61ssword={SECRET}", "redis://h?p%61ssword=***"),
         (f"redis://h:1/0?password=a@{SECRET}", "redis://h:***"),
         (f"redis://user@h:1/0?password={SECRET}@{SECRET}", "redis://user@h:***"),
+        ("redis+cluster://h1:1,h2:2", "redis+cluster://h1:1,h2:2"),
+        (f"redis+sentinel://user:{SECRET}@h1:1,h2:2/m/0", "redis+sentinel://user:***@h1:1,h2:2/m/0"),
+        (f"redis+sentinel://h1:1/m?sentinel_password={SECRET}", "redis+sentinel://h1:1/m?sentinel_password=***"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
@@ -136,6 +161,9 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
         f"redis://h?{SECRET}@password",
         f"redis://:a?password={SECRET}@h",
         f"redis://h?passwort={SECRET}",
+        f"redis+cluster://user:{SECRET}@h1:port,h2",
+        f"redis+sentinel://user:{SECRET}/more@h1,h2",
+        f"redis+sentinel://user:{SECRET}@h1/m?sentinel_password={SECRET}&nonsense=1",
     ],
 )
 def test_a_password_is_not_shown_where_the_url_is_refused(url: str) -> None:
@@ -159,7 +187,7 @@ async def test_a_password_is_not_shown_where_redis_cannot_be_reached(url: str) -
 
 async def test_a_wrong_password_is_told_and_not_shown(real_store: RedisServer) -> None:
     url = real_store.url.replace("redis://", f"redis://user:{SECRET}@")
-    says = r"redis://user:\*\*\*@127.0.0.1:\d+/0 does not answer as it should: it refuses the user or the password in"
+    says = r"redis://user:\*\*\*@127.0.0.1:\d+/0 does not answer as it should: it refuses the user or the password"
     reader = Reader(url, Keys())
     for attempt in (reader.ping(), reader.nodes()):
         with pytest.raises(LogUnavailable, match=says) as raised:
@@ -169,7 +197,9 @@ async def test_a_wrong_password_is_told_and_not_shown(real_store: RedisServer) -
 
 
 async def test_a_password_that_is_wanted_is_asked_for(own_store: RedisServer, node: str) -> None:
-    says = "it wants a password: put it into the URL, as in redis://:PASSWORD@HOST:PORT/0"
+    says = (
+        "it wants a password: put it into STREAMER_REDIS_PASSWORD or into the URL, as in redis://:PASSWORD@HOST:PORT/0"
+    )
     with own_store.client() as client:
         client.config_set("requirepass", SECRET)
         reader = Reader(own_store.url, Keys())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import redis
+from redis.cluster import RedisCluster
 
 from streamer.core.entries import Batch, Entry
 from streamer.core.names import Topic
@@ -68,13 +69,23 @@ def forget_node(client: redis.Redis, node: str) -> None:
 
 
 class Messages:
-    """What is published on a node's channels."""
+    """What is published on a node's channels; on a cluster, where none can be told by a pattern, on those of the jobs
+    given."""
 
-    def __init__(self, client: redis.Redis, node: str) -> None:
-        self._client, self._end = client, f"streamer:{{{node}}}:end"
-        self._pubsub = client.pubsub()
-        self._pubsub.psubscribe(f"streamer:{{{node}}}:*")
-        assert self._next()["type"] == "psubscribe"
+    def __init__(self, client: redis.Redis | RedisCluster, node: str, *jobs: str) -> None:
+        self._end = f"streamer:{{{node}}}:end"
+        self._client = server_of(client, self._end)
+        self._pubsub = self._client.pubsub()
+        if isinstance(client, RedisCluster):
+            channels = [self._end, *(KEYS.records(Topic(node, job)) for job in (None, *jobs))]
+            self._pubsub.ssubscribe(*channels)
+            for _ in channels:
+                assert self._next()["type"] == "ssubscribe"
+            self._publish = "SPUBLISH"
+        else:
+            self._pubsub.psubscribe(f"streamer:{{{node}}}:*")
+            assert self._next()["type"] == "psubscribe"
+            self._publish = "PUBLISH"
 
     def __enter__(self) -> Messages:
         return self
@@ -84,7 +95,7 @@ class Messages:
 
     def until_now(self) -> list[tuple[str, bytes]]:
         """Each channel and message until now, in order."""
-        self._client.publish(self._end, b"")
+        self._client.execute_command(self._publish, self._end, b"")  # type: ignore[no-untyped-call]
         messages: Iterator[tuple[str, bytes]] = (
             (message["channel"].decode(), message["data"]) for message in iter(self._next, None)
         )
@@ -94,3 +105,23 @@ class Messages:
         message = self._pubsub.get_message(timeout=20)
         assert message is not None, "nothing was published for 20 s"
         return message  # type: ignore[no-any-return]
+
+
+def server_of(client: redis.Redis | RedisCluster, key: str) -> redis.Redis:
+    """A client of the one server that has a key or a sharded channel."""
+    if isinstance(client, RedisCluster):
+        return client.get_redis_connection(client.get_node_from_key(key))  # type: ignore[no-any-return]
+    return client
+
+
+def publish(client: redis.Redis | RedisCluster, channel: str, message: bytes) -> int:
+    """Publish as the log does, sharded on a cluster; return how many have got it."""
+    verb = "SPUBLISH" if isinstance(client, RedisCluster) else "PUBLISH"
+    return int(server_of(client, channel).execute_command(verb, channel, message))  # type: ignore[no-untyped-call]
+
+
+def receivers(client: redis.Redis | RedisCluster, channel: str) -> int:
+    """How many are subscribed to a channel, sharded on a cluster."""
+    verb = "SHARDNUMSUB" if isinstance(client, RedisCluster) else "NUMSUB"
+    _, count = server_of(client, channel).execute_command("PUBSUB", verb, channel)  # type: ignore[no-untyped-call]
+    return int(count)

@@ -18,7 +18,7 @@ from workers.bench.progress import Stage
 from workers.bench.run import Plan, Run
 from workers.bench.showing import show
 from workers.bench.usage import processors
-from workers.options import Command, Seconds, option, prefix
+from workers.options import Command, Seconds, option, prefix, with_credentials
 from workers.sentences import say
 
 MOST_CLIENTS = 25_000
@@ -114,6 +114,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--redis-url": {
         "metavar": "URL",
+        "callback": with_credentials,
         "help": "The running Redis or Valkey to use, that of the gateway if one is given. Left out, one is started, "
         "or with --gateway-url it is redis://127.0.0.1:6379/0.",
     },

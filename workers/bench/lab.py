@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,8 +12,11 @@ from pathlib import Path
 from streamer.client.watching import websocket_url
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
-from streamer.log.connecting import check_url, connect, unavailable_as_error, without_password
+from streamer.log.blocking_client import BlockingClient
+from streamer.log.connecting import unavailable_as_error
+from streamer.log.credentials import add_credentials
 from streamer.log.keys import Keys
+from streamer.log.url import check_url, without_password
 from streamer.settings import DEFAULT_REDIS_URL
 from workers.local_parts import Parts, ignore_interrupts, interrupt_once
 from workers.local_servers import (
@@ -58,9 +62,9 @@ class Lab:
         keys = Keys(self.prefix)
         lists = [keys.records(Topic(node)), *(keys.records(Topic(node, job)) for job in jobs)]
         try:
-            with unavailable_as_error(self.redis_url), connect(self.redis_url) as client:
-                client.delete(keys.log(node), keys.jobs(node), *lists)
-                client.hdel(keys.fleet, node)
+            with unavailable_as_error(self.redis_url), BlockingClient(self.redis_url) as client:
+                client.ask_one(keys.log(node), "DEL", keys.log(node), keys.jobs(node), *lists)
+                client.ask_one(keys.fleet, "HDEL", keys.fleet, node)
         except LogUnavailable as error:
             say(f"what node {node} has published stays: {error}")
 
@@ -73,7 +77,7 @@ def open_lab(place: Place, *, with_gateway: bool) -> Iterator[Lab]:
     InvalidSetting.
     """
     gateway_url = None if place.gateway_url is None else websocket_url(place.gateway_url)
-    redis_url = place.redis_url or (DEFAULT_REDIS_URL if gateway_url else None)
+    redis_url = place.redis_url or (add_credentials(DEFAULT_REDIS_URL, os.environ) if gateway_url else None)
     if redis_url is not None:
         check_url(redis_url)
     interrupt_once()

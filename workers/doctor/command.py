@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from streamer.log.connecting import without_password
+from streamer.log.url import without_password
 from workers.doctor.examining import examine
 from workers.doctor.findings import fails
 from workers.doctor.gathering import gather

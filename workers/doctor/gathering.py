@@ -11,7 +11,8 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-from streamer.log.connecting import connect, unavailable_as_error
+from streamer.log.blocking_client import BlockingClient
+from streamer.log.connecting import unavailable_as_error
 from streamer.log.keys import Keys
 from workers.doctor import allowing, trying
 from workers.doctor.cluster import own_slots, parse_info, parse_members
@@ -60,7 +61,7 @@ def gather(url: str, prefix: str) -> Facts:
 
 def open_server(url: str) -> redis.Redis:
     """A client of the one server that is looked at. Raises InvalidSetting."""
-    return connect(url)
+    return BlockingClient(url).server_of("")
 
 
 def _told(client: redis.Redis) -> Facts:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from streamer.core.names import Topic
 from streamer.log.keys import Keys
-from streamer.log.scripts import source
 from workers.doctor.checks import Case, Check
 from workers.doctor.facts import Facts, Lack
 from workers.doctor.findings import Level, Promise
@@ -62,7 +61,7 @@ def needs(keys: Keys, node: str, sharded: bool) -> list[Need]:
         ("SPUBLISH" if sharded else "PUBLISH", every, ""),
     ]
     both: list[tuple[str | int, ...]] = [
-        ("SCRIPT", "LOAD", source("read")),
+        ("EVAL", "return 1", 1, log),
         ("EVALSHA", "0" * 40, 1, log),
         ("HMGET", log, "id"),
         ("ZSCORE", jobs, ""),
@@ -99,7 +98,7 @@ def lack_of(need: Need, refusal: str) -> Lack | None:
 
 def _subject(need: Need) -> str | int:
     """The key or the channel of a command."""
-    return need.words[3] if need.command == "evalsha" else need.words[1]
+    return need.words[3] if need.command in ("eval", "evalsha") else need.words[1]
 
 
 class Rights(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from streamer.core.errors import StreamerError
 from streamer.gateway.server import Gateway
 from streamer.gateway.settings import GatewaySettings
-from streamer.log.connecting import without_password
+from streamer.log.url import without_password
 
 GC_THRESHOLD = 100_000
 """The collector looks at new objects when so many more were made than freed; CPython's default is 700. What an update

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 
 from streamer.gateway.settings import GatewaySettings
-from streamer.log.connecting import without_password
+from streamer.log.url import without_password
 from workers.gateway.internal_port import InternalPort
 from workers.gateway.ports import claim
 from workers.gateway.processes import STOP_TIMEOUT_S, GatewayProcesses

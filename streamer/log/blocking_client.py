@@ -1,0 +1,169 @@
+"""Asks the Redis that a URL means, for one thread: a single server, Sentinels' master, or a cluster."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import redis
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
+
+from streamer.log.client import LOOK_S, TRIES, TRY_AGAIN_S
+from streamer.log.connecting import connect
+from streamer.log.routing import OneServer, Route, Slots, newest_master, redirected
+from streamer.log.scripts import Request, sha, source
+from streamer.log.url import Address, Kind, parse
+
+Words = tuple[Any, ...]
+"""A command."""
+
+
+class BlockingClient:
+    """Sends commands to the servers that have their keys; for one thread at a time. A context manager that closes it.
+
+    It goes where servers send it, but retries no connection: its owner does, with another client. Raises InvalidSetting
+    where the URL is none that we know. Its methods raise redis-py's errors and OSError.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._place = parse(url)
+        self._addresses = self._place.addresses
+        self._servers: dict[Address, redis.Redis] = {}
+        self._route: Route | None = None
+        if self._place.kind is Kind.SERVER:
+            self._route = OneServer(self._addresses[0])
+
+    def __enter__(self) -> BlockingClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether channels are sharded, as keys are."""
+        return self._place.kind is Kind.CLUSTER
+
+    def ask_one(self, key: str, *words: Any, then: Words = ()) -> Any:
+        """Send a command, and return the reply. With another one ``then``, both go to one connection: see `_send`."""
+        failure: Exception | None = None
+        for attempt in range(1, TRIES + 1):
+            try:
+                address = self._server_of(key)
+                return self._send(address, words, then)
+            except MovedError as error:
+                failure = error
+                if isinstance(self._route, Slots):
+                    self._route = self._route.moved(int(error.slot_id), redirected(error, address))
+            except (TryAgainError, ClusterDownError) as error:
+                failure = error
+                self._forget()
+                time.sleep(TRY_AGAIN_S * attempt)
+            except (redis.RedisError, OSError):
+                # As where a master is none any more.
+                self._forget()
+                raise
+        assert failure is not None
+        raise failure
+
+    def run(self, script: str, request: Request) -> Any:
+        """Run a script of this room, and return its reply."""
+        words = len(request.keys), *request.keys, *request.args
+        try:
+            return self.ask_one(request.keys[0], "EVALSHA", sha(script), *words)
+        except NoScriptError:
+            return self.ask_one(request.keys[0], "EVAL", source(script), *words)
+
+    def run_and_wait(self, script: str, request: Request, replicas: int, timeout_ms: int) -> tuple[Any, int]:
+        """Run a script, then wait until so many replicas have what it wrote; return its reply and how many have it."""
+        words, wait = (len(request.keys), *request.keys, *request.args), ("WAIT", replicas, timeout_ms)
+        try:
+            reply, confirmed = self.ask_one(request.keys[0], "EVALSHA", sha(script), *words, then=wait)
+        except NoScriptError:
+            reply, confirmed = self.ask_one(request.keys[0], "EVAL", source(script), *words, then=wait)
+        return reply, confirmed
+
+    def server_of(self, key: str) -> redis.Redis:
+        """A client of the server that has a key; whoever asks for it closes it."""
+        server: redis.Redis = self._server(self._server_of(key))
+        return server
+
+    def close(self) -> None:
+        """Close all connections."""
+        for server in self._servers.values():
+            server.close()
+
+    def _server_of(self, key: str) -> Address:
+        if self._route is None:
+            self._route = self._find_slots() if self.sharded else self._find_master()
+        address = self._route.server_of(key)
+        if address is None:
+            raise ClusterDownError(f"no server has the slot of {key}")
+        return address
+
+    def _forget(self) -> None:
+        """Find the servers anew before the next command."""
+        if self._place.kind is not Kind.SERVER:
+            self._route = None
+
+    def _send(self, address: Address, words: Words, then: Words) -> Any:
+        """Send a command to a server, or to the one that it names for once.
+
+        Two commands go in one write, hence on one connection: WAIT tells of what its own connection has written, and a
+        new one, which redis-py opens unasked where the last was lost, has written nothing and is answered at once.
+        """
+        commands = [words, then] if then else [words]
+        try:
+            replies = self._send_all(self._server(address), commands)
+        except MovedError:
+            raise
+        except AskError as error:
+            _, *replies = self._send_all(self._server(redirected(error, address)), [("ASKING",), *commands])
+        return replies if then else replies[0]
+
+    def _send_all(self, server: Any, commands: list[Words]) -> list[Any]:
+        if len(commands) == 1:
+            return [server.execute_command(*commands[0])]
+        with server.pipeline(transaction=False) as pipeline:
+            for words in commands:
+                pipeline.execute_command(*words)
+            replies: list[Any] = pipeline.execute()
+        return replies
+
+    def _server(self, address: Address) -> Any:
+        server = self._servers.get(address)
+        if server is None:
+            server = self._servers[address] = connect(self._place.options(address))
+        return server
+
+    def _find_master(self) -> Route:
+        """Ask one Sentinel after the other until a majority has answered, without which there is no failover."""
+        replies: list[Any] = []
+        for address in random.sample(self._addresses, len(self._addresses)):
+            with connect(self._place.sentinel_options(address), LOOK_S) as sentinel:
+                try:
+                    ask: Any = sentinel.execute_command
+                    replies.append(ask("SENTINEL", "MASTER", self._place.service))
+                except (redis.RedisError, OSError) as error:
+                    replies.append(error)
+            if sum(isinstance(reply, list) for reply in replies) > len(self._addresses) // 2:
+                break
+        address_of_master = newest_master(replies)
+        if address_of_master is None:
+            raise redis.ConnectionError(f"no Sentinel names a master of {self._place.service!r}: {replies[0]!s:.200}")
+        return OneServer(address_of_master)
+
+    def _find_slots(self) -> Route:
+        """Ask one server after the other, in any order: the one that failed last would fail again."""
+        addresses = list({*self._servers, *self._addresses})
+        random.shuffle(addresses)
+        failure: Exception = redis.ConnectionError("no server of the cluster is known")
+        for address in addresses:
+            try:
+                with connect(self._place.options(address), LOOK_S) as server:
+                    ask: Any = server.execute_command
+                    return Slots.parse(ask("CLUSTER", "SLOTS"), address)
+            except (redis.RedisError, OSError, ValueError) as error:
+                failure = error
+        raise failure

@@ -1,0 +1,140 @@
+"""A master that is lost, and replaced by a replica that lacks its last updates: who watches follows the log."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from streamer.log import connecting
+from streamer.state_streamer import StateStreamer
+from tests.faults.flow import Flow
+from tests.faults.watchers import NEVER_S, Watcher, check_against_log, eventually, watching
+from tests.gateways import GatewayProcess
+from tests.sentinels import Sentinels
+from tests.servers import REAL_KINDS, RedisServer, free_port
+from tests.streamers import Make
+
+
+@pytest.fixture(scope="module", params=REAL_KINDS)
+def sentinels(request: pytest.FixtureRequest) -> Iterator[Sentinels]:
+    with Sentinels(request.param) as sentinels:
+        yield sentinels
+
+
+@pytest.fixture(scope="module")
+def gateway(sentinels: Sentinels) -> Iterator[GatewayProcess]:
+    """One that does not look for lost deliveries: all that it repairs it was told of."""
+    with GatewayProcess(sentinels.url, "--check-s", NEVER_S) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def streamer(sentinels: Sentinels, streaming: Make) -> Iterator[StateStreamer]:
+    yield streaming(redis_url=sentinels.url)
+    sentinels.mend()
+
+
+def hold_back(replica: RedisServer) -> None:
+    """Have a replica get nothing more of what its master is told."""
+    with replica.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", free_port())  # type: ignore[no-untyped-call]
+
+
+async def caught_up(master: RedisServer) -> None:
+    """Return once the replica has what the master has."""
+    with master.client() as client:
+        await eventually("the replica has all", lambda: client.wait(1, 100) == 1)
+
+
+async def published(streamer: StateStreamer, first: int, last: int, *watchers: Watcher) -> None:
+    """Publish updates of these numbers; return once they are acknowledged and seen."""
+    for n in range(first, last + 1):
+        streamer.update("running", {"job": "job", "n": n})
+    await asyncio.to_thread(streamer.flush, 30)
+    for watcher in watchers:
+        await watcher.until(f"update {last} arrives", lambda seen: seen and seen[-1].number == last)
+
+
+async def test_a_lost_tail_is_replaced_by_what_the_log_has_under_a_new_epoch(
+    sentinels: Sentinels, gateway: GatewayProcess, streamer: StateStreamer, node: str
+) -> None:
+    async with watching(gateway, node) as everything, watching(gateway, node, "job") as job:
+        await published(streamer, 0, 19, everything, job)
+        master, replica = sentinels.master, sentinels.replica
+        await caught_up(master)
+        hold_back(replica)
+        await published(streamer, 20, 29, everything, job)
+        await asyncio.to_thread(master.kill)
+        await published(streamer, 30, 34, everything, job)
+        assert sentinels.master is replica
+        for watcher in (everything, job):
+            check_against_log(watcher, streamer.states())
+            assert [seen.number for seen in watcher.seen[:30]] == list(range(30))
+            assert len({seen.epoch for seen in watcher.seen}) == 2
+            assert {seen.number for seen in watcher.seen} == set(range(35))
+        await eventually("the gateway is ready again", gateway._ready)
+    async with watching(gateway, node) as late:
+        await late.until("all arrives", lambda seen: seen and seen[-1].number == 34)
+        check_against_log(late, streamer.states())
+
+
+async def test_a_master_that_dies_under_load_is_replaced(
+    sentinels: Sentinels, gateway: GatewayProcess, streamer: StateStreamer, node: str
+) -> None:
+    async with watching(gateway, node) as everything, watching(gateway, node, "job") as job:
+        with Flow(streamer) as flow:
+            await everything.until_index(50)
+            master, replica = sentinels.master, sentinels.replica
+            await caught_up(master)
+            hold_back(replica)
+            await everything.until_index(everything.seen[-1].index + 50)
+            await asyncio.to_thread(master.kill)
+            await everything.until("the new epoch begins", lambda seen: seen[-1].epoch > 1)
+            await asyncio.sleep(0.5)
+        await published(streamer, flow.sent, flow.sent, everything, job)
+        for watcher in (everything, job):
+            check_against_log(watcher, streamer.states())
+
+
+async def test_a_master_that_freezes_is_left_and_does_no_harm_when_it_wakes_up(
+    sentinels: Sentinels,
+    gateway: GatewayProcess,
+    streamer: StateStreamer,
+    node: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connecting, "ANSWER_TIMEOUT_S", 2.0)  # which the node waits for
+    async with watching(gateway, node) as everything, watching(gateway, node, "job") as job:
+        await published(streamer, 0, 9, everything, job)
+        master = sentinels.master
+        await caught_up(master)
+        assert master.process is not None
+        master.process.send_signal(signal.SIGSTOP)
+        try:
+            await published(streamer, 10, 19, everything, job)
+        finally:
+            master.process.send_signal(signal.SIGCONT)
+        await published(streamer, 20, 29, everything, job)
+        for watcher in (everything, job):
+            check_against_log(watcher, streamer.states())
+            assert [seen.number for seen in watcher.seen] == list(range(30))
+
+
+async def test_a_master_that_is_demoted_and_still_answers_is_left(
+    sentinels: Sentinels, gateway: GatewayProcess, streamer: StateStreamer, node: str
+) -> None:
+    async with watching(gateway, node) as everything, watching(gateway, node, "job") as job:
+        await published(streamer, 0, 9, everything, job)
+        await caught_up(sentinels.master)
+        master = sentinels.master
+        sentinels.fail_over()
+        await eventually("the other is the master", lambda: sentinels.master is not master)
+        # Sentinels would also cut its clients off, some seconds later.
+        await asyncio.to_thread(sentinels.mend)
+        await published(streamer, 10, 19, everything, job)
+        for watcher in (everything, job):
+            check_against_log(watcher, streamer.states())
+            assert [seen.number for seen in watcher.seen] == list(range(20))

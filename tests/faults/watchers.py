@@ -1,0 +1,114 @@
+"""Watchers that know what must arrive, through a gateway, whatever happens to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from streamer.core.records import Update
+from tests.gateway.clients import path
+from tests.gateways import GatewayProcess
+
+DEADLINE_S = 60.0
+"""Longer than Sentinels hold back, which they do for 30 s on a machine that was busy."""
+
+NEVER_S = "3600"
+"""For `--check-s`: what is found is then not found by looking."""
+
+
+class Seen(NamedTuple):
+    """An update as a watcher got it, and what its publisher numbered it."""
+
+    epoch: int
+    index: int
+    number: int
+
+
+class Watcher:
+    """Keeps what one connection brings, in order. That it ends is a fault."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self._came = asyncio.Event()
+
+    @property
+    def indexes(self) -> list[int]:
+        """The indexes of all, in order."""
+        return [seen.index for seen in self.seen]
+
+    async def until(self, what: str, condition: Callable[[list[Seen]], object]) -> None:
+        """Return once the condition holds for what was seen; fail, naming what was waited for, where it does not."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while not condition(self.seen):
+                    self._came.clear()
+                    await self._came.wait()
+        except TimeoutError:
+            pytest.fail(f"{what}: not within {DEADLINE_S:g} s; seen are {len(self.seen)}, the last {self.seen[-3:]}")
+
+    async def until_index(self, index: int) -> None:
+        """Return once an index has come."""
+        await self.until(f"index {index} arrives", lambda seen: seen and seen[-1].index >= index)
+
+    async def follow(self, connection: Any) -> None:
+        """Take what comes, until cancelled."""
+        try:
+            async for text in connection:
+                message = json.loads(text)
+                _, epoch, _ = message["cursor"].split(".")
+                self.seen.append(Seen(int(epoch), message["index"], message["state"].get("n", -1)))
+                self._came.set()
+        except ConnectionClosed:
+            pass
+        pytest.fail(f"the connection was closed: {connection.close_code} {connection.close_reason}")
+
+
+@asynccontextmanager
+async def watching(gateway: GatewayProcess, node: str, job: str | None = None) -> AsyncIterator[Watcher]:
+    """Someone who watches a node, or a job of it, to the end of the block."""
+    watcher = Watcher()
+    async with connect(gateway.url + path(node, job), compression=None, max_size=None) as connection:
+        following = asyncio.create_task(watcher.follow(connection))
+        try:
+            yield watcher
+        finally:
+            if following.done():
+                following.result()
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+async def eventually(what: str, condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    """Return once the condition holds, which is asked in a thread; fail, naming what was waited for."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            while not await asyncio.to_thread(condition):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"{what}: not within {deadline_s:g} s")
+
+
+def check_against_log(watcher: Watcher, log: list[Update]) -> None:
+    """Fail unless what was seen is the log: in order, without a hole, each once in its epoch.
+
+    Where a master was lost with its last updates, the next epoch begins with what the log has instead of them.
+    """
+    seen = watcher.seen
+    for one, next_one in pairwise(seen):
+        assert next_one.epoch >= one.epoch, f"epoch {next_one.epoch} came after {one.epoch}"
+        if next_one.epoch == one.epoch:
+            assert next_one.index == one.index + 1, f"{next_one} came after {one}"
+        else:
+            assert next_one.index <= one.index + 1, f"{next_one} came after {one}: something is missing"
+    view = {each.index: each for each in seen}
+    kept = [Seen(update.epoch, update.index, update.state.get("n", -1)) for update in log]
+    assert [view[index] for index in sorted(view) if index <= kept[-1].index] == kept
+    assert seen[-1] == kept[-1]

@@ -1,0 +1,137 @@
+"""A master, its replica and three Sentinels of the tests' own."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.servers import RedisServer, free_port, missing, redis_command, wait_until
+
+SERVICE = "log"
+DOWN_AFTER_MS = 500
+"""After so long without an answer a master counts as down."""
+
+
+class Sentinel:
+    """A Sentinel process, which keeps what it knows in a file."""
+
+    def __init__(self, kind: str, master_port: int, quorum: int, *options: str) -> None:
+        self.port = free_port()
+        self._directory = tempfile.TemporaryDirectory(prefix="streamer-test-", ignore_cleanup_errors=True)
+        binary = redis_command(kind) or missing(f"{kind}-server")
+        file = Path(self._directory.name) / "sentinel.conf"
+        file.write_text(
+            "\n".join(
+                [
+                    f"port {self.port}",
+                    "bind 127.0.0.1",
+                    f"dir {self._directory.name}",
+                    f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} {quorum}",
+                    f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
+                    f"sentinel failover-timeout {SERVICE} 2000",
+                    *options,
+                    "",
+                ]
+            )
+        )
+        self._command = [binary, str(file), "--sentinel"]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Sentinel:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self._directory.cleanup()
+
+    def master(self) -> dict[bytes, bytes]:
+        """What it knows of the master; nothing while it does not answer."""
+        with redis.Redis(port=self.port, protocol=2, socket_timeout=5) as client:
+            try:
+                fields: Any = client.execute_command("SENTINEL", "MASTER", SERVICE)  # type: ignore[no-untyped-call]
+            except redis.RedisError:
+                return {}
+        return dict(zip(fields[::2], fields[1::2], strict=True))
+
+    def knows(self, port: int) -> bool:
+        """Whether it takes a server for a replica that could take over."""
+        with redis.Redis(port=self.port, protocol=2, socket_timeout=5) as client:
+            replicas: Any = client.execute_command("SENTINEL", "REPLICAS", SERVICE)  # type: ignore[no-untyped-call]
+        known = [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in replicas]
+        return any(int(each[b"port"]) == port and each[b"flags"] == b"slave" for each in known)
+
+
+class Sentinels:
+    """A context manager that has all of it ready, and ends it."""
+
+    def __init__(self, kind: str = "valkey") -> None:
+        self.servers = [RedisServer(kind), RedisServer(kind, None, "--repl-diskless-sync-delay", "0")]
+        self._sentinels = [Sentinel(kind, self.servers[0].port, 2) for _ in range(3)]
+        addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self._sentinels)
+        self.url = f"redis+sentinel://{addresses}/{SERVICE}/0"
+        self._ending = ExitStack()
+
+    def __enter__(self) -> Sentinels:
+        with ExitStack() as stack:
+            master, replica = self.servers
+            for server in self.servers:
+                stack.enter_context(server)
+            with replica.client() as client:
+                client.execute_command("REPLICAOF", "127.0.0.1", master.port)  # type: ignore[no-untyped-call]
+            wait_until("the replica is there", lambda: replicates(replica))
+            for sentinel in self._sentinels:
+                stack.enter_context(sentinel)
+            wait_until("the Sentinels know each other and the replica", lambda: all(map(_ready, self._sentinels)))
+            self._ending = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.close()
+
+    @property
+    def master(self) -> RedisServer:
+        """The server that most Sentinels take for the master."""
+        ports = sorted(int(sentinel.master().get(b"port", 0)) for sentinel in self._sentinels)
+        return next(server for server in self.servers if server.port == ports[1])
+
+    @property
+    def replica(self) -> RedisServer:
+        """The other one."""
+        master = self.master
+        return next(server for server in self.servers if server is not master)
+
+    def mend(self) -> None:
+        """Start the server again that was killed, and have it replicate the other, which Sentinels take longer for."""
+        for server in self.servers:
+            if server.process is None:
+                server.start()
+        master, replica = self.master, self.replica
+        with replica.client() as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", master.port)  # type: ignore[no-untyped-call]
+        wait_until("the one that was replaced replicates", lambda: replicates(replica))
+        wait_until("the Sentinels know it", lambda: all(each.knows(replica.port) for each in self._sentinels))
+
+    def fail_over(self) -> None:
+        """Have the replica take over, as for maintenance; it begins at once."""
+        with redis.Redis(port=self._sentinels[0].port, protocol=2, socket_timeout=5) as client:
+            client.execute_command("SENTINEL", "FAILOVER", SERVICE)  # type: ignore[no-untyped-call]
+
+
+def replicates(server: RedisServer) -> bool:
+    """Whether a server is a replica that has its master's data."""
+    with server.client() as client:
+        info: Any = client.info("replication")
+    return bool(info["role"] == "slave" and info["master_link_status"] == "up")
+
+
+def _ready(sentinel: Sentinel) -> bool:
+    known = sentinel.master()
+    return (known.get(b"num-slaves"), known.get(b"num-other-sentinels"), known.get(b"flags")) == (b"1", b"2", b"master")
