@@ -107,8 +107,9 @@ class Line:
         self._order(Order(self._verbs.unsubscribe, channel))
 
     def close(self) -> asyncio.Task[None]:
-        """Stop listening; what is returned ends when the connection is closed."""
+        """Stop listening; what is returned ends when the connection is closed. What lingers is handed over no more."""
         self._running.cancel()
+        self._arrived.clear()
         self._answered = False
         return self._running
 
