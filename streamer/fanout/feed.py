@@ -184,20 +184,20 @@ class Feed:
         for message in messages:
             try:
                 log_id, updates = unpack_message(message)
-            except ValueError as error:
+                lost = lost or log_id != self.window.cursor.log_id
+                for update in updates:
+                    outcome, frame = self.window.offer(log_id, update)
+                    if outcome is Outcome.APPENDED:
+                        taken.append(update)
+                        frames.append(frame)
+                    elif outcome is Outcome.DUPLICATE:
+                        self._counts.duplicates += 1
+                    else:
+                        lost = True
+            except (ValueError, TypeError) as error:
+                # It is no record, or holds what JSON cannot: what stands before it is delivered all the same.
                 _log.error("what was published on %s cannot be read: %s", self.topic, error)
                 lost = True
-                continue
-            lost = lost or log_id != self.window.cursor.log_id
-            for update in updates:
-                outcome, frame = self.window.offer(log_id, update)
-                if outcome is Outcome.APPENDED:
-                    taken.append(update)
-                    frames.append(frame)
-                elif outcome is Outcome.DUPLICATE:
-                    self._counts.duplicates += 1
-                else:
-                    lost = True
         if taken:
             self._deliver(b"".join(frames), taken, before)
         if lost:

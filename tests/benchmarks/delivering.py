@@ -13,6 +13,7 @@ from tests.benchmarks.publishers import publish_to_floor
 from workers.bench.content import Content
 
 AT_MOST_THE_FLOORS = Target(most=1.15, words="at most 1.15 × the floor's")
+CHEAPER = Target(most=1.0, words="less than without")
 TWICE_THE_FLOORS = Target(most=2.0, words="at most 2 × the floor's")
 
 
@@ -55,6 +56,21 @@ def latency(lab: Lab, *, clients: int, updates: int, rate: float) -> Iterable[Fi
         yield Figure(f"ratio_{name}", f"latency, {words}: gateway to floor", ratio(ours, least), "×", TWICE_THE_FLOORS)
 
 
+def linger(lab: Lab, *, clients: int, updates: int, rate: float, times_ms: tuple[int, ...]) -> Iterable[Figure]:
+    """What it saves, and what it delays, that the gateway collects updates before it writes."""
+    without: float | None = None
+    for time_ms in times_ms:
+        options = ("--linger-ms", str(time_ms))
+        delivery = deliver(lab, new_node(), content_of(updates), clients=clients, rate=rate, options=options)
+        cost, words = delivery.us_per_update, f"linger of {time_ms} ms"
+        yield Figure(f"us_per_update_{time_ms}", f"{words}: CPU time per delivered update", cost, "µs")
+        yield Figure(f"p50_ms_{time_ms}", f"{words}: latency, median", delivery.report.p50_ms, "ms")
+        if time_ms == 0:
+            without = cost
+        else:
+            yield Figure(f"ratio_{time_ms}", f"{words}: CPU time to that without", ratio(cost, without), "×", CHEAPER)
+
+
 def deliver_in_turns(lab: Lab, content: Content, *, clients: int, rate: float) -> tuple[Delivery, Delivery]:
     """Deliver the content by the floor, and then by a gateway."""
     floor = _deliver_by_floor(lab, new_node(), content, clients=clients, rate=rate)
@@ -62,12 +78,20 @@ def deliver_in_turns(lab: Lab, content: Content, *, clients: int, rate: float) -
 
 
 def deliver(
-    lab: Lab, node: str, content: Content, *, clients: int, rate: float, path: str = "", per_job: bool = False
+    lab: Lab,
+    node: str,
+    content: Content,
+    *,
+    clients: int,
+    rate: float,
+    path: str = "",
+    per_job: bool = False,
+    options: tuple[str, ...] = (),
 ) -> Delivery:
-    """Connect clients to a gateway, publish the content to the node, and measure until all have got it."""
+    """Connect clients to a gateway with these options, publish the content to the node, measure until all have it."""
     with (
         lab.publisher(node, content, rate) as publisher,
-        lab.gateway() as gateway,
+        lab.gateway(*options) as gateway,
         lab.clients(gateway, f"/nodes/{node}{path}", clients=clients, content=content, per_job=per_job) as load,
     ):
         load.wait_open()

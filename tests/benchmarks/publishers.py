@@ -9,7 +9,7 @@ import msgspec
 import redis
 
 from streamer.core.messages import PlainMessage
-from streamer.publisher import BATCH_RECORDS
+from streamer.lane import BATCH_RECORDS
 from tests.benchmarks.talking import Talking
 from workers.bench.content import STATUS, Content
 from workers.bench.orders import GO, PublishNews, PublishOrder, PublishReport

@@ -9,9 +9,9 @@ import redis
 
 from streamer.core.outbox import Batch, Entry
 from streamer.core.records import pack_tail
+from streamer.lane import BATCH_RECORDS
 from streamer.log.keys import Keys
 from streamer.log.scripts import Retention, append_request, new_id, source
-from streamer.publisher import BATCH_RECORDS
 from tests.benchmarks.clients import NotWhole
 from tests.benchmarks.figures import Figure, Target, ratio
 from tests.benchmarks.lab import Lab, content_of, new_node

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.benchmarks.delivering import burst, latency, live
+from tests.benchmarks.compressing import compress
+from tests.benchmarks.delivering import burst, latency, linger, live
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.growing import by_clients, by_log, by_topics
 from tests.benchmarks.joining import connect, idle, join
@@ -74,6 +75,20 @@ ROWS = (
         latency,
         {"clients": 1000, "updates": 800, "rate": 200},
         {"clients": 20, "updates": 50, "rate": 200},
+    ),
+    Row(
+        "linger",
+        "1,000 clients wait; 200 updates/s for 4 s, which the gateway collects for 0, 5 and 20 ms",
+        linger,
+        {"clients": 1000, "updates": 800, "rate": 200, "times_ms": (0, 5, 20)},
+        {"clients": 20, "updates": 50, "rate": 200, "times_ms": (0, 20)},
+    ),
+    Row(
+        "compress",
+        "1,000 clients connect, each owed 1,000 updates, plain and compressed",
+        compress,
+        {"clients": 1000, "history": 1000},
+        {"clients": 20, "history": 50},
     ),
     Row(
         "idle",
