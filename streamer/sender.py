@@ -22,6 +22,8 @@ from streamer.settings import NodeSettings
 
 _log = logging.getLogger(__name__)
 
+TAKEN = "its lease was over, and another process wrote to the node or has claimed it"
+
 CHECK_S = 5.0
 """How often an idle publisher asks whether Redis still has what it has acknowledged."""
 
@@ -184,14 +186,14 @@ class Sender:
         if token is not None:
             claim.granted(token.number, asked_at)
         elif claim.number:
-            self._fence("its lease was over, and another process wrote to the node or has claimed it")
+            self._fence(TAKEN)
         else:
             self._fence(f"another process has it for itself, for {left_ms / 1000:.1f} s more if it does not renew that")
 
     def _take_refusal(self, refused: str) -> None:
         """Take note that an append was refused because of a claim."""
         if refused == "taken":
-            self._fence("its lease was over, and another process wrote to the node or has claimed it")
+            self._fence(TAKEN)
         elif refused == "expired" and self._claim is not None:
             self._claim.expired()
         else:

@@ -62,13 +62,9 @@ class Proxy:
 
     def redirect(self, port: int) -> None:
         """End all connections, and lead new ones to another server: as a failover looks to a client."""
-        self._port = port
+        self.lead_to(port)
         for end in self._sockets[1:]:
             _shut(end)
-
-    def lose_next_answer(self) -> None:
-        """Swallow the next answer and close its connection."""
-        self.replace_next_answer(b"")
 
     def replace_next_answer(self, answer: bytes) -> None:
         """Give this instead of the next answer."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from streamer import NodeSettings, NotAcknowledged, OutboxFull, OutboxNotWritable, StateStreamer
+from streamer.durable.directory import OwnedFile
 from tests.commands import DEADLINE_S, NO_REDIS, environment, updates
 from tests.proxies import Proxy
 from tests.servers import RedisServer, free_port, wait_until
@@ -287,6 +288,14 @@ def publish_until_refused(streamer: StateStreamer, first: int) -> tuple[int, Out
     pytest.fail("it is never refused")
 
 
+def own_file(streamer: StateStreamer) -> OwnedFile:
+    """The file of what a streamer has accepted."""
+    lane = streamer._publisher._lanes.own
+    assert lane is not None
+    assert lane._owned is not None
+    return lane._owned
+
+
 def test_a_full_disk_is_an_error_of_update_and_what_was_accepted_arrives(
     streaming: Make, node: str, tmp_path: Path
 ) -> None:
@@ -294,10 +303,7 @@ def test_a_full_disk_is_an_error_of_update_and_what_was_accepted_arrives(
         server.kill()
         streamer = streaming(server.url, outbox_dir=str(tmp_path))
         publish(streamer, range(1))
-        lane = streamer._publisher._lanes.own
-        assert lane is not None
-        assert lane._owned is not None
-        with lane._owned.file._connected() as connection:
+        with own_file(streamer).file._connected() as connection:
             connection.execute("PRAGMA max_page_count = 30")
         accepted, error = publish_until_refused(streamer, 1)
         assert "disk is full" in str(error)
@@ -328,16 +334,14 @@ def test_a_disk_that_is_full_when_redis_acknowledges_doubles_nothing_later(
     proxy.hold()
     streamer = streaming(proxy.url, outbox_dir=str(tmp_path))
     publish(streamer, range(20))
-    lane = streamer._publisher._lanes.own
-    assert lane is not None
-    assert lane._owned is not None
-    with lane._owned.file._connected() as connection:
+    owned = own_file(streamer)
+    with owned.file._connected() as connection:
         connection.execute("PRAGMA query_only = ON")
     proxy.release()
     streamer.flush(FLUSH_S)
     wait_until("it says so", lambda: "attempt to write a readonly database" in caplog.text)
-    lane._owned.file.close()  # as a kill would leave it
-    lane._owned._forget_lock()
+    owned.file.close()  # as a kill would leave it
+    owned._forget_lock()
     next_ = StateStreamer(node, settings(valkey.url, tmp_path))
     assert next_.statistics().adopted == 20
     next_.close(FLUSH_S)

@@ -74,8 +74,7 @@ class Feed:
         self._pending_bytes = 0
         self._reading: asyncio.Task[None] | None = None
         self._again = False
-        self._looked_up = -1
-        self._told = (-1, -1)
+        self._last_look = (-1, -1)
         self.older = Older(self._read_older, grew)
 
     @property
@@ -162,11 +161,11 @@ class Feed:
         last = asked_at if head.last is None else head.last
         changed = head.log_id != mine.log_id or head.epoch > mine.epoch
         # Where a job lost its tail, its feed stands behind the job's last record for good, and was read for that once.
-        shrunk = last < asked_at and (asked_at, last) != self._told
+        shrunk = last < asked_at and (asked_at, last) != self._last_look
         # What was there at the last look already is not just under way.
-        if changed or shrunk or mine.index < self._looked_up:
+        if changed or shrunk or mine.index < self._last_look[1]:
             self.interrupted()
-        self._looked_up, self._told = last, (asked_at, last)
+        self._last_look = asked_at, last
 
     async def catch_up(self) -> None:
         """Return once the feed has all that the log has at the moment. Waits as long as Redis does not answer."""

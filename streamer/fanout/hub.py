@@ -141,7 +141,7 @@ class Hub:
         Raises LogUnavailable. May be cancelled; the session has not joined then.
         """
         with self._held(session.topic) as slot:
-            if position is None or not (slot.ready and (position.reset or slot.feed.window.knows(position.cursor))):
+            if position is None or not (slot.ready and slot.feed.locator.holds(position)):
                 async with self._in_time(slot):
                     position = await slot.feed.locator.again(position)
             session.join(slot.feed, position)

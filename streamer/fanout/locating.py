@@ -54,6 +54,10 @@ class Locator:
             return None if index is None else Position(mine.at(index), mine.index)
         return None if window.forgot else Position(mine.at(window.start), mine.index, truncated=window.start > -1)
 
+    def holds(self, position: Position) -> bool:
+        """Whether a watcher may still join at a position that was found earlier."""
+        return position.reset or self._window.knows(position.cursor)
+
     async def locate(self, after: Cursor | None, history: int | None) -> Position:
         """Find where a watcher joins: behind its cursor or, without one, so many records before the head (None: all).
 
@@ -82,11 +86,7 @@ class Locator:
         """Find where a watcher joins whose position, if any, was found earlier. Raises LogUnavailable."""
         if position is None:
             return await self.locate(None, None)
-        return (
-            position
-            if position.reset or self._window.knows(position.cursor)
-            else await self.locate(position.cursor, None)
-        )
+        return position if self.holds(position) else await self.locate(position.cursor, None)
 
     async def _look_up(self, after: Cursor) -> Page:
         """Read a page behind a cursor that the feed, as it is on return, knows."""

@@ -67,21 +67,17 @@ class BlockingClient:
         assert failure is not None
         raise failure
 
-    def run(self, script: str, request: Request) -> Any:
-        """Run a script of this room, and return its reply."""
+    def run(self, script: str, request: Request, then: Words = ()) -> Any:
+        """Run a script of this room, and return its reply. With a command ``then``, see `ask_one`."""
         words = len(request.keys), *request.keys, *request.args
         try:
-            return self.ask_one(request.keys[0], "EVALSHA", sha(script), *words)
+            return self.ask_one(request.keys[0], "EVALSHA", sha(script), *words, then=then)
         except NoScriptError:
-            return self.ask_one(request.keys[0], "EVAL", source(script), *words)
+            return self.ask_one(request.keys[0], "EVAL", source(script), *words, then=then)
 
     def run_and_wait(self, script: str, request: Request, replicas: int, timeout_ms: int) -> tuple[Any, int]:
         """Run a script, then wait until so many replicas have what it wrote; return its reply and how many have it."""
-        words, wait = (len(request.keys), *request.keys, *request.args), ("WAIT", replicas, timeout_ms)
-        try:
-            reply, confirmed = self.ask_one(request.keys[0], "EVALSHA", sha(script), *words, then=wait)
-        except NoScriptError:
-            reply, confirmed = self.ask_one(request.keys[0], "EVAL", source(script), *words, then=wait)
+        reply, confirmed = self.run(script, request, then=("WAIT", replicas, timeout_ms))
         return reply, confirmed
 
     def server_of(self, key: str) -> redis.Redis:

@@ -85,10 +85,16 @@ class Client:
 
     async def ask_one(self, key: str | bytes, *words: Any) -> Any:
         """Send a command, and return the reply. Raises it where it is an error."""
-        [reply] = await self.ask(Command(key, words))
-        if isinstance(reply, Exception):
-            raise reply
+        [reply] = await self.ask_all(Command(key, words))
         return reply
+
+    async def ask_all(self, *commands: Command) -> list[Any]:
+        """Send commands as `ask` does; raises the first reply that is an error."""
+        replies = await self.ask(*commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
 
     async def run(self, script: str, request: Request) -> Any:
         """Run a script of this room, and return its reply. Raises it where it is an error."""

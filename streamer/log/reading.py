@@ -53,9 +53,7 @@ class Reader:
         if topic.job is not None:
             commands.append(Command(jobs_key, ("ZSCORE", jobs_key, escape(topic.job))))
         async with answering(self._url):
-            record, *score = replies = await self._redis.ask(*commands)
-            if failed := next((reply for reply in replies if isinstance(reply, Exception)), None):
-                raise failed
+            record, *score = await self._redis.ask_all(*commands)
         # The list of a job that the log does not know is left over from a lost log.
         return None if record is None or None in score else index_of(record)
 
@@ -94,9 +92,7 @@ class Reader:
             with damage_as_error(f"the list of the jobs of {node}"):
                 names = [unescape(name.decode()) for name in latest]
             lists = [self._keys.records(Topic(node, name)) for name in names]
-            records: list[Any] = await self._redis.ask(*(Command(key, ("LINDEX", key, -1)) for key in lists))
-            if failed := next((record for record in records if isinstance(record, Exception)), None):
-                raise failed
+            records: list[Any] = await self._redis.ask_all(*(Command(key, ("LINDEX", key, -1)) for key in lists))
         jobs = []
         for name, record in zip(names, records, strict=True):
             if record is not None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from workers.bench.figures import number
+
 
 @dataclass(frozen=True)
 class Target:
@@ -56,12 +58,6 @@ class Figure:
         """The figure for programs."""
         target = self.target and self.target.text(self.unit)
         return {"label": self.label, "value": self.value, "unit": self.unit, "target": target, "verdict": self.verdict}
-
-
-def number(value: float, unit: str) -> str:
-    """A value with its unit, without digits that mean nothing."""
-    digits = 0 if abs(value) >= 1000 or value == int(value) else 1 if abs(value) >= 10 else 2
-    return f"{value:,.{digits}f} {unit}".rstrip()
 
 
 def ratio(value: float | None, of: float | None) -> float | None:

@@ -49,6 +49,14 @@ def _at_once(cluster: Cluster, slot: int, source: Member, target: Member) -> Non
     wait_until("the slot has moved", lambda: cluster.master_of_slot(slot) is target)
 
 
+async def move_elsewhere(move: Move, cluster: Cluster, node: str) -> None:
+    """Move a node's slot to another master."""
+    tag = f"{{{node}}}"
+    source = cluster.master_of(tag)
+    target = next(each for each in cluster.members[:MASTERS] if each is not source)
+    await asyncio.to_thread(move, cluster, slot_of(tag), source, target)
+
+
 @pytest.mark.parametrize("move", [_by_keys, _at_once])
 async def test_a_slot_that_moves_while_nothing_is_published_is_followed(
     cluster: Cluster, gateway: GatewayProcess, streamer: StateStreamer, node: str, move: Move
@@ -59,9 +67,7 @@ async def test_a_slot_that_moves_while_nothing_is_published_is_followed(
         await everything.until_index(0)
         await job.until_index(0)
         for n in range(1, 4):
-            source = cluster.master_of(f"{{{node}}}")
-            target = next(each for each in cluster.members[:MASTERS] if each is not source)
-            await asyncio.to_thread(move, cluster, slot_of(f"{{{node}}}"), source, target)
+            await move_elsewhere(move, cluster, node)
             streamer.update("later", {"job": "job", "n": n})
             await everything.until_index(n)
             await job.until_index(n)
@@ -76,9 +82,7 @@ async def test_a_slot_that_moves_while_updates_flow_costs_none(
         with Flow(streamer) as flow:
             await everything.until_index(20)
             for _ in range(3):
-                source = cluster.master_of(f"{{{node}}}")
-                target = next(each for each in cluster.members[:MASTERS] if each is not source)
-                await asyncio.to_thread(move, cluster, slot_of(f"{{{node}}}"), source, target)
+                await move_elsewhere(move, cluster, node)
                 head = everything.seen[-1].index
                 await everything.until_index(head + 50)
         await asyncio.to_thread(streamer.flush, 20)

@@ -32,8 +32,13 @@ class Figure:
         """The value for people."""
         if self.value is None:
             return "not measured"
-        digits = 0 if self.value == int(self.value) or abs(self.value) >= 1000 else 1 if abs(self.value) >= 10 else 2
-        return f"{self.value:,.{digits}f} {self.unit}".rstrip()
+        return number(self.value, self.unit)
+
+
+def number(value: float, unit: str) -> str:
+    """A value with its unit, without digits that mean nothing."""
+    digits = 0 if abs(value) >= 1000 or value == int(value) else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f} {unit}".rstrip()
 
 
 @dataclass
