@@ -133,6 +133,11 @@ class Lane:
         """For how many seconds the oldest entry has been waiting."""
         return self._ages.of(self.outbox.acknowledged + 1, now) if self.outbox else 0.0
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that the log had when Redis last answered; 0 before that."""
+        return self._place.epoch
+
     def close(self) -> None:
         """Give up the file, which is deleted where nothing waits. May be called twice."""
         if self._owned is not None:

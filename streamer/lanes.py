@@ -117,6 +117,7 @@ class Lanes:
         lanes = self._all
         return Statistics(
             pending=self.pending,
+            pending_bytes=sum(lane.outbox.here_bytes for lane in lanes),
             spilled=sum(lane.outbox.spilled for lane in lanes),
             adopted=self.adopted,
             oldest_pending_s=max((lane.oldest_s(now) for lane in lanes), default=0.0),
@@ -125,6 +126,7 @@ class Lanes:
             retries=retries,
             resent=self._resent + sum(lane.resent for lane in lanes),
             lost=self._lost + sum(lane.lost for lane in lanes),
+            epoch=self.own.epoch if self.own else 0,
             fenced=fenced,
         )
 

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from streamer.core.statistics import Statistics
 from streamer.state_streamer import streamers
 
 _GAUGES = {
     "pending": "Updates that wait for Redis's acknowledgement.",
+    "pending_bytes": "Bytes of those of them that are in memory.",
     "spilled": "Those of them that are on the disk alone.",
     "adopted": "Those of them that are of processes of the node that have ended.",
-    "oldest_pending_s": "For how many seconds the oldest of them has been waiting.",
+    "oldest_pending_seconds": "For how many seconds the oldest of them has been waiting.",
+    "epoch": "How many servers have carried the node's log, as it was last heard of: one more after each failover.",
     "fenced": "1 where another process has claimed the node.",
 }
 _COUNTERS = {
@@ -30,7 +33,7 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Give each metric, labelled by node."""
-        nodes = {streamer.node: vars(streamer.statistics()) for streamer in streamers()}
+        nodes = {streamer.node: _values(streamer.statistics()) for streamer in streamers()}
         for name, text in _GAUGES.items():
             gauge = GaugeMetricFamily(f"streamer_node_{name}", text, labels=["node"])
             for node, values in nodes.items():
@@ -41,3 +44,7 @@ class NodeCollector(Collector):
             for node, values in nodes.items():
                 counter.add_metric([node], values[name])
             yield counter
+
+
+def _values(statistics: Statistics) -> dict[str, float]:
+    return {**vars(statistics), "oldest_pending_seconds": statistics.oldest_pending_s}

@@ -8,6 +8,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.commands import command, environment
 from tests.servers import free_port, wait_until
 
@@ -33,6 +35,12 @@ class GatewayProcess:
         """Kill it, as a crash would."""
         self.process.kill()
         self.process.wait()
+
+    def metrics(self) -> dict[str, float]:
+        """The samples without labels."""
+        with urlopen(f"http://127.0.0.1:{self.internal_port}/metrics", timeout=5) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
     def _ready(self) -> bool:
         assert self.process.poll() is None, f"the gateway ended with {self.process.returncode} on starting"

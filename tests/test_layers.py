@@ -37,7 +37,7 @@ ROOMS = {
     | {"streamer.lane", "streamer.process_end", "streamer.sender"},
     "streamer.state_streamer": {"streamer.core", "streamer.log", "streamer.fanout", "websockets"}
     | {"streamer.settings", "streamer.node_state", "streamer.publisher"},
-    "streamer.metrics": {"streamer.state_streamer", "prometheus_client"},
+    "streamer.metrics": {"streamer.core", "streamer.state_streamer", "prometheus_client"},
     "streamer": {"streamer.core", "streamer.settings", "streamer.node_state", "streamer.state_streamer"},
     "workers": {
         "streamer",

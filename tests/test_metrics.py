@@ -31,10 +31,12 @@ def test_each_figure_of_each_node_is_there(valkey: RedisServer, node: str) -> No
         streamers[0].update("running", {"job": "j"})
         streamers[0].flush(TIMEOUT_S)
         found = scrape()
-        assert set(found) == {f"streamer_node_{field.name}" for field in fields(Statistics)}
+        names = {field.name.replace("pending_s", "pending_seconds") for field in fields(Statistics)}
+        assert set(found) == {f"streamer_node_{name}" for name in names}
         assert [found["streamer_node_accepted"][name] for name in nodes] == [1, 0]
         assert [found["streamer_node_acknowledged"][name] for name in nodes] == [1, 0]
         assert [found["streamer_node_pending"][name] for name in nodes] == [0, 0]
+        assert [found["streamer_node_epoch"][name] for name in nodes] == [1, 0]
     finally:
         for streamer in streamers:
             streamer.close(TIMEOUT_S)

@@ -20,6 +20,7 @@ from streamer.state_streamer import StateStreamer, state_streaming
 from workers.command_output import MAX_LINE_BYTES, CommandOutput
 from workers.json_text import NoJson, decode_json
 from workers.logs import log_sentences
+from workers.metrics_port import metrics_options, serving_metrics
 from workers.options import exit_flush, option, publish_options
 from workers.sentences import say, signal_name
 
@@ -47,10 +48,19 @@ class _NodeCommand(click.Command):
 @click.argument("node")
 @option("--job", required=True, help="The job's name.")
 @option("--exclusive", is_flag=True, help="Claim the node: nothing else may publish for it meanwhile.")
+@metrics_options
 @exit_flush
 @publish_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
-def node(node: str, job: str, exclusive: bool, command: tuple[str, ...], **settings: Any) -> None:
+def node(
+    node: str,
+    job: str,
+    exclusive: bool,
+    metrics_port: int | None,
+    metrics_host: str,
+    command: tuple[str, ...],
+    **settings: Any,
+) -> None:
     """Run COMMAND as a job of NODE and stream its states.
 
     \b
@@ -68,9 +78,10 @@ def node(node: str, job: str, exclusive: bool, command: tuple[str, ...], **setti
     """
     log_sentences()
     streamer = state_streaming(node, NodeSettings(**settings), exclusive)
-    run = _Run(JobUpdates(streamer, check_job(job)), command)
-    status = run.run()
-    run.updates.close()
+    with serving_metrics(metrics_port, metrics_host):
+        run = _Run(JobUpdates(streamer, check_job(job)), command)
+        status = run.run()
+        run.updates.close()
     for number in _ENDING:
         # Python's end gives handlers up, but not this: a late signal would take the place of the exit status.
         signal.signal(number, signal.SIG_IGN)

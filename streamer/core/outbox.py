@@ -80,6 +80,11 @@ class Outbox:
         self.spilled += count
 
     @property
+    def here_bytes(self) -> int:
+        """How many bytes of updates those are."""
+        return self._bytes
+
+    @property
     def next_spilled(self) -> int:
         """The sequence number of the oldest entry that is elsewhere alone."""
         return self.acknowledged + len(self._entries) + 1

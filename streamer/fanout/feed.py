@@ -50,6 +50,8 @@ class Counts:
     gaps: int = 0
     resets: int = 0
     rewinds: int = 0
+    epochs: int = 0
+    read_retries: int = 0
     latencies: Latencies = field(default_factory=Latencies)
 
 
@@ -249,6 +251,7 @@ class Feed:
             try:
                 return await ask()
             except LogUnavailable as error:
+                self._counts.read_retries += 1
                 _log.warning("reading %s failed: %s; next try in %.1f s", self.topic, error, wait)
             await asyncio.sleep(wait)
         raise AssertionError("the waits never end")
@@ -258,7 +261,7 @@ class Feed:
 
     def _extend(self, page: Page) -> bool:
         """Take a page in; return whether another must be read."""
-        window = self.window
+        window, epoch = self.window, self.window.cursor.epoch
         if page.reset:
             self._counts.resets += 1
             window.restart("", 0, -1)
@@ -287,4 +290,5 @@ class Feed:
             self._deliver(window.extend(page.updates), page.updates, before)
         if not page.more:
             window.confirm(page.epoch)
+        self._counts.epochs += 0 < epoch < window.cursor.epoch
         return page.more > 0

@@ -68,6 +68,10 @@ class HubStatistics:
     gaps: int
     resets: int
     rewinds: int
+    epochs: int
+    read_retries: int
+    deaf_periods: int
+    deaf_s: float
     latencies: LatencyCounts
 
 
@@ -156,6 +160,8 @@ class Hub:
             live=sum(feed.watchers.live_count for feed in feeds),
             behind=sum(len(feed.watchers.behind) for feed in feeds),
             unsent_bytes=sum(feed.watchers.unsent_bytes for feed in feeds),
+            deaf_periods=self._subscriber.deaf_periods,
+            deaf_s=self._subscriber.deaf_s,
             **{**vars(self._counts), "latencies": self._counts.latencies.counts()},
         )
 

@@ -30,10 +30,14 @@ _GAUGES = {
 _COUNTERS = {
     "appended": "Updates taken into feeds.",
     "duplicates": "Published updates that a feed had already.",
-    "repairs": "Times that a feed read the log because something was missing.",
+    "repairs": "Times that a feed found something missing, and read it from the log.",
+    "read_retries": "Failed tries of feeds to read the log.",
     "gaps": "Times that what was missing was no longer kept, and watchers were told.",
     "resets": "Times that a log was started anew under a feed.",
+    "epochs": "Times that a feed found its log on another server, as after a failover.",
     "rewinds": "Times that a log had lost its tail, and a feed went back.",
+    "deaf_periods": "Times that what is published was not heard any more.",
+    "deaf_seconds": "Seconds in which it was not heard.",
 }
 
 
@@ -43,7 +47,7 @@ class _HubCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         statistics = self._hub.statistics()
-        values = vars(statistics)
+        values = {**vars(statistics), "deaf_seconds": statistics.deaf_s}
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(f"streamer_{name}", text, value=values[name])
         for name, text in _COUNTERS.items():

@@ -43,6 +43,9 @@ _log = logging.getLogger(__name__)
 class Owner(Protocol):
     """Whoever has lines, and spreads channels over them."""
 
+    def changed(self) -> None:
+        """Whether a line is connected may be otherwise now."""
+
     def troubled(self) -> None:
         """A line's connection has failed: its channels may belong elsewhere now."""
 
@@ -74,7 +77,7 @@ class Line:
         self.channels: dict[bytes, Subscription] = {}
         self._client, self._url, self._verbs, self._owner = client, url, verbs, owner
         self._rng, self._linger_s = rng, linger_s
-        self._probe = Probe(client, url, address, verbs, keys)
+        self._probe = Probe(client, url, address, verbs, keys, owner.changed)
         self._probing: bytes | None = None
         self._orders: list[Order] = []
         self._ordered = asyncio.Event()
@@ -129,6 +132,7 @@ class Line:
                 if self._answered:
                     waits = backoff(self._rng)
                 self._answered = False
+                self._owner.changed()
                 wait = next(waits)
                 _log.warning("listening failed: %s; next try in %.1f s", error, wait)
                 self._owner.troubled()
@@ -197,8 +201,10 @@ class Line:
                         loop.call_later(self._linger_s, self._hand_over)
                     self._arrived.setdefault(reply[1], []).append(reply[2])
                 else:
-                    self._answered = True
                     self._heard_at = loop.time()
+                    if not self._answered:
+                        self._answered = True
+                        self._owner.changed()
                     self._answer(reply)
 
     def _answer(self, reply: Any) -> None:

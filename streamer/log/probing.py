@@ -30,11 +30,15 @@ _log = logging.getLogger(__name__)
 class Probe:
     """Listens to a channel of its own, which one server has, and publishes there as all publishers do.
 
-    ``deaf`` says that what was published last, even on an earlier connection, did not arrive.
+    ``deaf`` says that what was published last, even on an earlier connection, did not arrive; ``changed`` is called
+    when that may be otherwise.
     """
 
-    def __init__(self, client: Client, url: str, address: Address, verbs: Verbs, keys: Keys) -> None:
+    def __init__(
+        self, client: Client, url: str, address: Address, verbs: Verbs, keys: Keys, changed: Callable[[], None]
+    ) -> None:
         self._client, self._url, self._address, self._verbs, self._keys = client, url, address, verbs, keys
+        self._changed = changed
         self._id = new_id()
         self._echo = asyncio.Event()
         self._refused = False
@@ -43,7 +47,7 @@ class Probe:
     def take(self, messages: list[bytes]) -> None:
         """Hear that it still arrives."""
         self._echo.set()
-        self.deaf = False
+        self._hears(True)
 
     def interrupted(self) -> None:
         """Nothing is lost."""
@@ -72,14 +76,18 @@ class Probe:
                 continue
             missed = 0 if arrived or delivered() != before else missed + 1
             if missed >= MOST_MISSED:
-                self.deaf = True
+                self._hears(False)
                 raise LogUnavailable(f"Redis at {without_password(self._url)} delivers nothing any more")
 
     def _missed(self, error: Exception) -> None:
         if isinstance(error, redis.exceptions.NoPermissionError):
             self._refuse(str(error))
         else:
-            self.deaf = True
+            self._hears(False)
+
+    def _hears(self, yes: bool) -> None:
+        self.deaf = not yes
+        self._changed()
 
     def _channel(self) -> bytes | None:
         """The channel: on a cluster one that the server has; None where it has none."""
@@ -108,7 +116,8 @@ class Probe:
         return True
 
     def _refuse(self, why: str) -> None:
-        self._refused, self.deaf = True, False
+        self._refused = True
+        self._hears(True)
         _log.warning(
             "whether pub/sub delivers cannot be probed, only pinged: the user needs the right to publish and subscribe "
             "to %sprobe:*: %s",

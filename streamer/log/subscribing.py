@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from random import Random
 
 from redis.exceptions import MovedError
 
 from streamer.core.backoff import backoff
 from streamer.core.errors import LogUnavailable
+from streamer.core.outages import Outages
 from streamer.log.client import Client
 from streamer.log.connecting import answering
 from streamer.log.keys import Keys
@@ -54,12 +56,23 @@ class Subscriber:
         self._look_now = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._started = self._found = False
+        self._outages = Outages()
 
     @property
     def connected(self) -> bool:
         """Whether what is published is heard: each connection is there, Redis has answered, and is not deaf."""
         found = self._found and (self._client.sharded or bool(self._lines))
         return found and all(line.connected for line in self._lines.values())
+
+    @property
+    def deaf_periods(self) -> int:
+        """How often what is published was not heard any more."""
+        return self._outages.count
+
+    @property
+    def deaf_s(self) -> float:
+        """For how many seconds it was not heard, in all."""
+        return self._outages.seconds(time.monotonic())
 
     async def subscribe(self, channel: str, listener: Listener) -> None:
         """Listen to a channel; return once Redis has confirmed: from then on, what is published arrives.
@@ -114,6 +127,10 @@ class Subscriber:
 
     # What its lines tell it.
 
+    def changed(self) -> None:
+        """Take note of whether what is published is heard."""
+        self._outages.look(self.connected, time.monotonic())
+
     def troubled(self) -> None:
         """Look at once whether channels belong elsewhere now."""
         self._look_now.set()
@@ -141,10 +158,12 @@ class Subscriber:
                     await self._client.look()
                 self._found = True
                 self._spread_channels()
+                self.changed()
                 waits, wait = backoff(self._rng), LOOK_AGAIN_S
             except Exception as error:
                 # Whatever it is: as in a line.
                 self._found, wait = False, next(waits)
+                self.changed()
                 _log.warning("finding the servers failed: %s; next try in %.1f s", error, wait)
                 await asyncio.sleep(wait)
                 continue

@@ -59,6 +59,7 @@ class FakeRedis:
     """One gateway's reader and subscriber: nothing arrives unless it is told to."""
 
     connected = True
+    deaf_periods, deaf_s = 0, 0.0
 
     def __init__(self, log: ModelLog) -> None:
         self.log = log

@@ -67,6 +67,7 @@ async def test_a_lost_tail_is_replaced_by_what_the_log_has_under_a_new_epoch(
         await caught_up(master)
         hold_back(replica)
         await published(streamer, 20, 29, everything, job)
+        before = gateway.metrics()
         await asyncio.to_thread(master.kill)
         await published(streamer, 30, 34, everything, job)
         assert sentinels.master is replica
@@ -76,6 +77,12 @@ async def test_a_lost_tail_is_replaced_by_what_the_log_has_under_a_new_epoch(
             assert len({seen.epoch for seen in watcher.seen}) == 2
             assert {seen.number for seen in watcher.seen} == set(range(35))
         await eventually("the gateway is ready again", gateway._ready)
+        after = gateway.metrics()
+        # Both feeds, each once, for one time of deafness or more.
+        assert after["streamer_epochs_total"] - before["streamer_epochs_total"] == 2
+        assert after["streamer_rewinds_total"] - before["streamer_rewinds_total"] == 2
+        assert after["streamer_deaf_periods_total"] > before["streamer_deaf_periods_total"]
+        assert after["streamer_deaf_seconds_total"] > before["streamer_deaf_seconds_total"]
     async with watching(gateway, node) as late:
         await late.until("all arrives", lambda seen: seen and seen[-1].number == 34)
         check_against_log(late, streamer.states())

@@ -461,6 +461,12 @@ async def test_it_is_not_ready_while_it_does_not_hear_pub_sub(own_valkey: RedisS
             assert answer.error == "the gateway does not hear Redis's pub/sub"
             redis.config_set("maxclients", 1000)
             await ask_until(200, port, "/readyz")
+            samples = _samples(await ask(port, "/metrics"))
+            assert samples["streamer_deaf_periods_total"] == 1
+            deaf_s = samples["streamer_deaf_seconds_total"]
+            assert deaf_s > 0
+            again = _samples(await ask(port, "/metrics"))
+            assert (again["streamer_listening"], again["streamer_deaf_seconds_total"]) == (1, deaf_s)
 
 
 def _kill_pubsub(redis: Redis) -> None:
