@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from streamer.core.cursor import Cursor
 from streamer.core.records import Update
 
 RESET = 4001
@@ -19,6 +21,7 @@ DEFLATE_BITS = 12
 the time that one for the greatest takes."""
 
 _DEFLATE_MEMORY = 5
+_COMPRESSED = 0x40
 _FLUSHED = b"\x00\x00\xff\xff"
 _HEADER_BYTES = {126: 4, 127: 10}
 
@@ -53,17 +56,39 @@ def text_frame(payload: bytes) -> bytes:
     return _frame(b"\x81", payload)
 
 
+def binary_frame(payload: bytes) -> bytes:
+    """Frame a binary message as servers send it: final, opcode 2, without a mask."""
+    return _frame(b"\x82", payload)
+
+
+def payload_of(frame: bytes) -> bytes:
+    """The message in a frame that `text_frame` or `binary_frame` made."""
+    return frame[_HEADER_BYTES.get(frame[1], 2) :]
+
+
 def deflated(frame: bytes) -> bytes:
-    """A text frame with its message compressed, or as it is where that is not shorter (RFC 7692, section 7.2.1).
+    """A frame with its message compressed, or as it is where that is not shorter (RFC 7692, section 7.2.1).
 
     Nothing is taken over from one message to the next, so that every client can read it that has negotiated a window
     of DEFLATE_BITS or more, whatever it was sent before.
     """
-    payload = frame[_HEADER_BYTES.get(frame[1], 2) :]
     compressor = zlib.compressobj(wbits=-DEFLATE_BITS, memLevel=_DEFLATE_MEMORY)
-    data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    compressed = _frame(b"\xc1", data[: -len(_FLUSHED)])
+    data = compressor.compress(payload_of(frame)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    compressed = _frame(bytes((frame[0] | _COMPRESSED,)), data[: -len(_FLUSHED)])
     return compressed if len(compressed) < len(frame) else frame
+
+
+@dataclass(frozen=True)
+class PlainDeflated:
+    """The encoding of those who read plain frames compressed: each frame for itself."""
+
+    def piece(self, frame: bytes) -> bytes:
+        """The frame, compressed."""
+        return deflated(frame)
+
+    def join(self, pieces: bytes, count: int, last: Cursor) -> bytes:
+        """The frames, one behind another."""
+        return pieces
 
 
 def _frame(first: bytes, payload: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 The window is a run of the topic without a hole: everything after `start` up to `cursor`. Live records are *offered* at
 its end and taken only where they continue the chain; pages read from the log are *extended* by, since the log is the
-truth. Frames are kept in blocks, joined once, so that a thousand watchers who read history share the same bytes.
+truth. Frames are kept in blocks, joined once, so that a thousand watchers who read history share the same bytes; so is
+what an encoding makes of them for those who are written something else than plain frames.
 """
 
 from __future__ import annotations
@@ -38,58 +39,107 @@ class Outcome(Enum):
     RESET = "it is of another log or a newer epoch: read the log from the cursor, which decides"
 
 
-Encode = Callable[[bytes], bytes]
-"""Turns a frame into one with the same message in another form. Called once a frame, however many ask for it."""
+class Encoding(Protocol):
+    """A form in which records are written that is not plain frames. Those that are equal share what is made."""
+
+    def __hash__(self) -> int: ...
+
+    def piece(self, frame: bytes) -> bytes:
+        """What a record is in this form, made from its plain frame. Called once a record, however many ask for it."""
+
+    def join(self, pieces: bytes, count: int, last: Cursor) -> bytes:
+        """The bytes to write of so many records, whose pieces stand one behind another. ``last`` is the last's."""
 
 
 class Chunk(NamedTuple):
-    """Frames joined for one write, and the index of the last of them."""
+    """Records joined for one write, and the index of the last of them."""
 
     data: bytes
     last: int
 
 
 class _Joined:
-    """Frames joined, once and then kept in place of the single ones. ``ends`` is where each ends."""
+    """Pieces joined, once and then kept in place of the single ones. ``ends`` is where each ends."""
 
-    __slots__ = ("_data", "_frames", "ends")
+    __slots__ = ("_data", "_pieces", "ends")
 
     def __init__(self) -> None:
         self.ends = array("q")
         self._data = b""
-        self._frames: list[bytes] = []
+        self._pieces: list[bytes] = []
 
     @property
     def size(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def append(self, frame: bytes) -> None:
-        self.ends.append(self.size + len(frame))
-        self._frames.append(frame)
+    def append(self, piece: bytes) -> None:
+        self.ends.append(self.size + len(piece))
+        self._pieces.append(piece)
 
-    def frame(self, position: int) -> bytes:
-        return self._join()[self.ends[position - 1] if position else 0 : self.ends[position]]
+    def piece(self, position: int) -> bytes:
+        joined = len(self.ends) - len(self._pieces)
+        if position >= joined:
+            return self._pieces[position - joined]
+        return self._data[self.ends[position - 1] if position else 0 : self.ends[position]]
 
     def behind(self, position: int) -> bytes:
+        joined = len(self.ends) - len(self._pieces)
+        if 0 < joined <= position:
+            # What is new on a live topic, for which the rest of the block need not be copied each time.
+            return b"".join(self._pieces[position - joined :])
         data = self._join()
         return data[self.ends[position - 1] :] if position else data
 
     def _join(self) -> bytes:
-        if self._frames:
-            self._data = b"".join((self._data, *self._frames))
-            self._frames.clear()
+        if self._pieces:
+            self._data = b"".join((self._data, *self._pieces))
+            self._pieces.clear()
         return self._data
 
 
-class Block:
-    """Consecutive frames, of up to about BLOCK_BYTES, and the same in other encodings once those were asked for."""
+class _Encoded:
+    """A block's records in an encoding, and the last run of them that somebody asked for, as it is written."""
 
-    __slots__ = ("_encoded", "_plain", "indexes")
+    __slots__ = ("_asked", "_encoding", "_run", "pieces")
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self.pieces = _Joined()
+        self._asked = (-1, -1)
+        self._run = b""
+
+    @property
+    def size(self) -> int:
+        return self.pieces.size + len(self._run)
+
+    def take(self, plain: _Joined) -> None:
+        for position in range(len(self.pieces.ends), len(plain.ends)):
+            self.pieces.append(self._encoding.piece(plain.piece(position)))
+
+    def behind(self, position: int, last: Cursor) -> bytes:
+        count = len(self.pieces.ends) - position
+        if self._asked == (position, count):
+            return self._run
+        pieces = self.pieces.behind(position)
+        run = self._encoding.join(pieces, count, last)
+        if run is not pieces:
+            self._asked, self._run = (position, count), run
+        return run
+
+
+class Block:
+    """Consecutive frames, of up to about BLOCK_BYTES, and the same in encodings that were asked for.
+
+    ``cursor`` is the position of the last record.
+    """
+
+    __slots__ = ("_encoded", "_plain", "cursor", "indexes")
 
     def __init__(self) -> None:
         self.indexes = array("q")
+        self.cursor = START
         self._plain = _Joined()
-        self._encoded: dict[Encode, _Joined] = {}
+        self._encoded: dict[Encoding, _Encoded] = {}
 
     @property
     def last(self) -> int:
@@ -104,34 +154,36 @@ class Block:
     @property
     def size_bytes(self) -> int:
         """How much it holds, in all encodings."""
-        return self._plain.size + sum(joined.size for joined in self._encoded.values())
+        return self._plain.size + sum(encoded.size for encoded in self._encoded.values())
 
-    def append(self, index: int, frame: bytes) -> None:
-        """Add a frame."""
-        self.indexes.append(index)
+    def append(self, cursor: Cursor, frame: bytes) -> None:
+        """Add a frame, and the position behind it."""
+        self.indexes.append(cursor.index)
+        self.cursor = cursor
         self._plain.append(frame)
 
-    def after(self, index: int, encode: Encode | None) -> Chunk:
-        """The frames behind an index. All who ask from the block's start on get the same bytes object."""
+    def after(self, index: int, encoding: Encoding | None) -> Chunk:
+        """The records behind an index, by default as plain frames.
+
+        All who ask from the block's start on get the same bytes object.
+        """
         position = bisect_right(self.indexes, index)
-        return Chunk(self._in(encode).behind(position), self.last)
-
-    def _in(self, encode: Encode | None) -> _Joined:
-        if encode is None:
-            return self._plain
-        joined = self._encoded.setdefault(encode, _Joined())
-        for position in range(len(joined.ends), len(self.indexes)):
-            joined.append(encode(self._plain.frame(position)))
-        return joined
+        if encoding is None:
+            return Chunk(self._plain.behind(position), self.last)
+        encoded = self._encoded.get(encoding)
+        if encoded is None:
+            encoded = self._encoded[encoding] = _Encoded(encoding)
+        encoded.take(self._plain)
+        return Chunk(encoded.behind(position, self.cursor), self.last)
 
 
-def blocks_of(frames: Iterable[tuple[int, bytes]]) -> list[Block]:
-    """Frames, each with its index, as blocks."""
+def blocks_of(frames: Iterable[tuple[Cursor, bytes]]) -> list[Block]:
+    """Frames, each with the position behind it, as blocks."""
     blocks: list[Block] = []
-    for index, frame in frames:
+    for cursor, frame in frames:
         if not blocks or blocks[-1].full:
             blocks.append(Block())
-        blocks[-1].append(index, frame)
+        blocks[-1].append(cursor, frame)
     return blocks
 
 
@@ -199,8 +251,8 @@ class Window:
         """Take note that nothing followed the last record when the log was in that epoch."""
         self.cursor = Cursor(self.cursor.log_id, epoch, self.cursor.index)
 
-    def after(self, index: int, encode: Encode | None = None) -> Chunk | None:
-        """The next frames behind an index, from the window's start at the earliest; None at the head.
+    def after(self, index: int, encoding: Encoding | None = None) -> Chunk | None:
+        """The next records behind an index, from the window's start at the earliest; None at the head.
 
         Whoever asks for what is before `start` must read it from the log.
         """
@@ -208,14 +260,14 @@ class Window:
             return None
         block = self._blocks[bisect_right(self._blocks, index, key=lambda block: block.last)]
         before = block.size_bytes
-        chunk = block.after(index, encode)
+        chunk = block.after(index, encoding)
         self.size_bytes += block.size_bytes - before
         return chunk
 
-    def all_after(self, index: int, encode: Encode) -> bytes:
-        """All frames behind an index, joined."""
+    def all_after(self, index: int, encoding: Encoding) -> bytes:
+        """All records behind an index, joined."""
         parts: list[bytes] = []
-        while chunk := self.after(index, encode):
+        while chunk := self.after(index, encoding):
             parts.append(chunk.data)
             index = chunk.last
         return b"".join(parts)
@@ -250,7 +302,7 @@ class Window:
         frame = self._frame(self.cursor.log_id, update)
         if not self._blocks or self._blocks[-1].full:
             self._blocks.append(Block())
-        self._blocks[-1].append(update.index, frame)
-        self.size_bytes += len(frame)
         self.cursor = Cursor(self.cursor.log_id, update.epoch, update.index)
+        self._blocks[-1].append(self.cursor, frame)
+        self.size_bytes += len(frame)
         return frame

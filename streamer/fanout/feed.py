@@ -111,13 +111,13 @@ class Feed:
         what follows is no longer kept. Raises LogUnavailable.
         """
         index, mine = watcher.index, self.window.cursor
-        chunk = await self.older.after(index, watcher.encode)
+        chunk = await self.older.after(index, watcher.encoding)
         moved = self.window.cursor.at(0) != mine.at(0)  # to another log or epoch, and the chunk may be of the old one
         if chunk is None or moved or watcher.index != index:
             return Chunk(b"", watcher.index)
         if isinstance(chunk, Gone):
             watcher.gap(index + 1, chunk.last)
-            return Chunk(b"", index)
+            return Chunk(b"", watcher.index)
         return chunk
 
     async def _read_older(self, index: int) -> list[Block] | Gone:
@@ -130,7 +130,7 @@ class Feed:
             mine = self.window.cursor
             known = [update for update in page.updates if update.index <= mine.index and update.epoch <= mine.epoch]
             if known:
-                return blocks_of((update.index, plain_frame(page.log_id, update)) for update in known)
+                return blocks_of((update.cursor(page.log_id), plain_frame(page.log_id, update)) for update in known)
         await self.catch_up()
         gone = not page.updates and index < self.window.start and self.window.knows(page)
         return Gone(self.window.start) if gone else []
@@ -213,7 +213,7 @@ class Feed:
             for update in updates:
                 self._counts.latencies.add(now_s - update.timestamp / 1000)
         size = self.window.size_bytes
-        stalled = self.watchers.push(lambda encode: self.window.all_after(before, encode) if encode else data)
+        stalled = self.watchers.push(lambda encoding: self.window.all_after(before, encoding) if encoding else data)
         for watcher in stalled:
             watcher.follow(before)
         self._grew(len(data) + self.window.size_bytes - size)
@@ -266,7 +266,7 @@ class Feed:
             self._counts.resets += 1
             window.restart("", 0, -1)
             self.older.forget()
-            for watcher in [*self.watchers.live, *self.watchers.behind]:
+            for watcher in self.watchers.all:
                 watcher.reset()
             return True
         if not window.cursor.log_id and page.log_id:
@@ -275,8 +275,8 @@ class Feed:
             self._counts.rewinds += 1
             window.move(page.epoch, page.start)
             self.older.forget()
-            for watcher in self.watchers.behind:
-                watcher.index = min(watcher.index, page.start)
+            for watcher in self.watchers.all:
+                watcher.rewind(page.start)
         if page.missing:
             first, last = page.missing
             # Those behind find it out when they read on. While the feed opens, there is nobody.

@@ -14,8 +14,8 @@ from streamer.core.errors import InvalidSetting, LogUnavailable
 from streamer.core.latencies import LatencyCounts
 from streamer.core.names import Topic
 from streamer.fanout.feed import Counts, Feed
+from streamer.fanout.following import Follower
 from streamer.fanout.locating import Position
-from streamer.fanout.session import Session
 from streamer.log.keys import Keys
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
@@ -139,29 +139,30 @@ class Hub:
                     position = await slot.feed.locator.locate(after, history)
             return position
 
-    async def join(self, session: Session, position: Position | None = None) -> None:
-        """Have a session follow its topic, from a position found by `locate` or else from the start.
+    async def join(self, follower: Follower, position: Position | None = None) -> None:
+        """Have a follower follow its topic, from a position found by `locate` or else from the start.
 
-        Raises LogUnavailable. May be cancelled; the session has not joined then.
+        Raises LogUnavailable. May be cancelled; it has not joined then.
         """
-        with self._held(session.topic) as slot:
+        with self._held(follower.topic) as slot:
             if position is None or not (slot.ready and slot.feed.locator.holds(position)):
                 async with self._in_time(slot):
                     position = await slot.feed.locator.again(position)
-            session.join(slot.feed, position)
+            follower.join(slot.feed, position)
 
     def statistics(self) -> HubStatistics:
         """What the hub holds and has met."""
         feeds = [slot.feed for slot in self._slots.values()]
+        unsent_bytes = {watcher.connection: watcher.unsent_bytes for feed in feeds for watcher in feed.watchers.all}
         return HubStatistics(
             listening=self._subscriber.connected,
             feeds=len(feeds),
             feed_bytes=sum(feed.size_bytes for feed in feeds),
             live=sum(feed.watchers.live_count for feed in feeds),
             behind=sum(len(feed.watchers.behind) for feed in feeds),
-            unsent_bytes=sum(feed.watchers.unsent_bytes for feed in feeds),
             deaf_periods=self._subscriber.deaf_periods,
             deaf_s=self._subscriber.deaf_s,
+            unsent_bytes=sum(unsent_bytes.values()),
             **{**vars(self._counts), "latencies": self._counts.latencies.counts()},
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamer.core.cursor import START, Cursor
 from streamer.core.names import Topic
@@ -86,7 +86,10 @@ class Locator:
         """Find where a watcher joins whose position, if any, was found earlier. Raises LogUnavailable."""
         if position is None:
             return await self.locate(None, None)
-        return position if self.holds(position) else await self.locate(position.cursor, None)
+        if self.holds(position):
+            return position
+        found = await self.locate(position.cursor, None)
+        return replace(found, truncated=position.truncated and not found.reset)
 
     async def _look_up(self, after: Cursor) -> Page:
         """Read a page behind a cursor that the feed, as it is on return, knows."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from streamer.core.window import Block, Chunk, Encode
+from streamer.core.window import Block, Chunk, Encoding
 from streamer.fanout.shared_reads import SharedReads
 
 OLDER_BYTES = 8 << 20
@@ -34,8 +34,8 @@ class Older:
         self._reads: SharedReads[int, Block | Gone | None] = SharedReads()
         self.size_bytes = 0
 
-    async def after(self, index: int, encode: Encode | None = None) -> Chunk | Gone | None:
-        """The frames behind an index, None where the log must be looked at again. Raises what reading it raises.
+    async def after(self, index: int, encoding: Encoding | None = None) -> Chunk | Gone | None:
+        """The records behind an index, None where the log must be looked at again. Raises what reading it raises.
 
         However many ask meanwhile, the log is read once. May be cancelled, which leaves the others their answer.
         """
@@ -43,7 +43,7 @@ class Older:
         if not isinstance(found, Block):
             return found
         before = found.size_bytes
-        chunk = found.after(index, encode)
+        chunk = found.after(index, encoding)
         if self._blocks.get(index) is found:
             self.size_bytes += found.size_bytes - before
         return chunk

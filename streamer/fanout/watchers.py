@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
-from streamer.core.window import Encode
+from streamer.core.window import Encoding
 
 
 class Watcher(Protocol):
     """Whoever follows a feed. All methods are called in the event loop and must not block."""
 
     index: int
-    encode: Encode | None
+    encoding: Encoding | None
+
+    @property
+    def connection(self) -> Hashable:
+        """Where it writes, which it may share with other watchers."""
 
     @property
     def unsent_bytes(self) -> int:
-        """How much of what it was sent waits for its connection."""
+        """How much of what was sent waits for its connection."""
 
     def push(self, data: bytes) -> bool:
-        """Send live frames; False, and nothing sent, where the connection takes no more at the moment."""
+        """Send live records; False, and nothing sent, where the connection takes no more at the moment."""
 
     def follow(self, index: int) -> None:
         """Read on from an index until the head is reached, then be live."""
 
+    def rewind(self, index: int) -> None:
+        """The log has lost what came behind an index: what follows it now is going to be sent."""
+
     def gap(self, first: int, last: int) -> None:
-        """Records were missed and are no longer kept. The watch ends."""
+        """Records were missed and are no longer kept. The watch ends, or goes on behind them."""
 
     def reset(self) -> None:
-        """The log was started anew. The watch ends."""
+        """The log was started anew. The watch ends, or goes on at the start of the new one."""
 
 
 class Watchers:
     """The watchers of one feed. ``behind`` are those that are not at the head."""
 
     def __init__(self) -> None:
-        self._live: dict[Encode | None, set[Watcher]] = {}
+        self._live: dict[Encoding | None, set[Watcher]] = {}
         self.behind: set[Watcher] = set()
 
     def __bool__(self) -> bool:
@@ -48,9 +55,9 @@ class Watchers:
         return [watcher for watchers in self._live.values() for watcher in watchers]
 
     @property
-    def unsent_bytes(self) -> int:
-        """How much waits for their connections."""
-        return sum(watcher.unsent_bytes for watcher in [*self.live, *self.behind])
+    def all(self) -> list[Watcher]:
+        """All who follow."""
+        return [*self.live, *self.behind]
 
     @property
     def live_count(self) -> int:
@@ -76,14 +83,14 @@ class Watchers:
         self.behind.discard(watcher)
         self._live_like(watcher).discard(watcher)
 
-    def push(self, frames: Callable[[Encode | None], bytes]) -> list[Watcher]:
-        """Push frames to all who are live, in the encoding that each wants; return those who could not take them."""
+    def push(self, records: Callable[[Encoding | None], bytes]) -> list[Watcher]:
+        """Push records to all who are live, in the encoding that each wants; return those who could not take them."""
         stalled: list[Watcher] = []
-        for encode, watchers in self._live.items():
+        for encoding, watchers in self._live.items():
             if watchers:
-                data = frames(encode)
+                data = records(encoding)
                 stalled += [watcher for watcher in watchers if not watcher.push(data)]
         return stalled
 
     def _live_like(self, watcher: Watcher) -> set[Watcher]:
-        return self._live.setdefault(watcher.encode, set())
+        return self._live.setdefault(watcher.encoding, set())

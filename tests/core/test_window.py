@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -29,9 +31,27 @@ def frame(log_id: str, update: Update) -> bytes:
     return f"<{log_id}.{update.epoch}.{update.index}{'-' * len(update.status)}>".encode()
 
 
-def encode(frame: bytes) -> bytes:
-    """The same in another form."""
-    return frame[::-1]
+@dataclass(frozen=True)
+class Listed:
+    """Records in another form: backwards, in a list that says how many they are and where it ends."""
+
+    mark: str = ""
+
+    def piece(self, frame: bytes) -> bytes:
+        return frame[::-1]
+
+    def join(self, pieces: bytes, count: int, last: Cursor) -> bytes:
+        return b"[%d%b%b]" % (count, pieces, last.token.encode())
+
+
+def lists(data: bytes) -> list[tuple[int, bytes, str]]:
+    """What lists one behind another say: how many records, these as plain frames, and the last one's cursor."""
+    found = re.findall(rb"\[(\d+)((?:>[^<>]*<)+)([^\]<>]+)\]", data)
+    assert b"".join(b"[%b%b%b]" % parts for parts in found) == data
+    return [
+        (int(count), b"".join(one[::-1] for one in re.findall(rb">[^<>]*<", pieces)), last.decode())
+        for count, pieces, last in found
+    ]
 
 
 def make(*indexes: int, of_job: bool = False, epoch: int = 1) -> Window:
@@ -171,7 +191,11 @@ class WindowAgainstAList(RuleBasedStateMachine):
                 expected = b"".join(frame(LOG, one) for one in following if one.index <= chunk.last)
                 assert data == expected, "a chunk ends with its last record"
             assert data == b"".join(frame(LOG, one) for one in following)
-            assert self.window.all_after(index, encode) == b"".join(encode(frame(LOG, one)) for one in following)
+            listed = lists(self.window.all_after(index, Listed()))
+            assert b"".join(frames for _, frames, _ in listed) == data
+            assert sum(count for count, _, _ in listed) == len(following)
+            if listed:
+                assert listed[-1][2] == following[-1].cursor(LOG).token, "a list ends with its last record's cursor"
 
     def _knows_where_the_last_so_many_begin(self) -> None:
         for count in range(len(self.held) + 2):
@@ -269,6 +293,18 @@ def test_a_frame_is_made_once_however_often_it_is_read() -> None:
     for _ in range(3):
         list(chunks(window, -1))
     assert made == [0, 1, 2]
+
+
+def test_a_run_of_records_is_joined_once_for_all_whose_encodings_are_equal() -> None:
+    window = make(*range(20))
+    for index in (-1, window._blocks[0].last, 17):
+        one, same, other = (window.after(index, Listed(mark)) for mark in ("a", "a", "b"))
+        assert one is not None
+        assert same is not None
+        assert one.data is same.data
+        assert one == other
+    window.extend([update(20)])
+    assert lists(window.all_after(17, Listed("a")))[-1][2] == f"{LOG}.1.20"
 
 
 def test_what_was_forgotten_is_left_out_of_what_follows_an_index_before_it() -> None:

@@ -10,7 +10,8 @@ from streamer.core.cursor import Cursor
 from streamer.core.errors import InvalidSetting, LogUnavailable
 from streamer.core.messages import TOO_SLOW
 from streamer.core.names import Topic
-from streamer.fanout.session import CLOSE_S, Session
+from streamer.fanout.closing import CLOSE_S
+from streamer.fanout.session import Session
 from tests.fanout.house import SETTINGS, House, client_of
 
 

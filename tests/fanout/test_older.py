@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from streamer.core.cursor import Cursor
 from streamer.core.errors import LogUnavailable
 from streamer.core.window import Block, Chunk
 from streamer.fanout import older as older_module
@@ -26,7 +27,7 @@ def blocks(*chunks: Chunk) -> list[Block]:
     """Blocks, each of the one frame that a chunk is."""
     made = [Block() for _ in chunks]
     for block, chunk in zip(made, chunks, strict=True):
-        block.append(chunk.last, chunk.data)
+        block.append(Cursor("ab12", 1, chunk.last), chunk.data)
     return made
 
 
@@ -187,15 +188,20 @@ async def test_that_something_is_no_longer_kept_is_asked_each_time_since_it_beco
 async def test_each_frame_is_encoded_once_and_counts_in_every_encoding(older: Older, log: Log) -> None:
     encoded: list[bytes] = []
 
-    def encode(frame: bytes) -> bytes:
-        encoded.append(frame)
-        return frame.upper()
+    class Upper:
+        def piece(self, frame: bytes) -> bytes:
+            encoded.append(frame)
+            return frame.upper()
 
+        def join(self, pieces: bytes, count: int, last: Cursor) -> bytes:
+            return b"%d:%b:%b" % (count, pieces, last.token.encode())
+
+    upper = Upper()
     await take_in(older, log, -1, FIRST, SECOND)
-    assert [await older.after(-1, encode) for _ in range(3)] == [Chunk(b"AAAA", 3)] * 3
+    assert [await older.after(-1, upper) for _ in range(3)] == [Chunk(b"1:AAAA:ab12.1.3", 3)] * 3
     assert await older.after(-1) == FIRST
     assert encoded == [b"aaaa"]
-    assert older.size_bytes == 12
+    assert older.size_bytes == len(b"aaaabbbbAAAA1:AAAA:ab12.1.3")
 
 
 @pytest.mark.usefixtures("three_chunks")

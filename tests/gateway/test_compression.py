@@ -61,7 +61,7 @@ async def test_each_frame_is_compressed_once_however_many_read_it(
         made.append(json.loads(frame[frame.index(b"{") :])["index"])
         return deflated(frame)
 
-    monkeypatch.setattr("streamer.fanout.session.deflated", counted)
+    monkeypatch.setattr("streamer.core.messages.deflated", counted)
     publisher.count(MANY, text="x" * 400)
     async with serving(valkey, compress=True) as gateway:
         async with compressing(gateway, path(publisher.name)) as one, compressing(gateway, path(publisher.name)) as two:

@@ -575,7 +575,7 @@ async def test_a_client_that_takes_nothing_for_too_long_is_closed_and_goes_on_wh
 async def test_a_client_that_does_not_even_take_the_close_is_cut_off(
     valkey: RedisServer, publisher: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.fanout.session.CLOSE_S", 0.1)
+    monkeypatch.setattr("streamer.fanout.closing.CLOSE_S", 0.1)
     async with (
         serving(valkey, hub=HubSettings(stall_s=0.2)) as gateway,
         _stalled(gateway, path(publisher.name)) as slow,
