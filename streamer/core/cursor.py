@@ -31,6 +31,13 @@ class Cursor(msgspec.Struct, frozen=True):
         """The cursor as text for clients, opaque to them; `parse` reads it."""
         return f"{self.log_id}.{self.epoch}.{self.index}"
 
+    @property
+    def after(self) -> str:
+        """What resumes here: the token or, where there is no log yet, a bare index, which goes on in whatever log there
+        will be.
+        """
+        return self.token if self.log_id else str(self.index)
+
     def at(self, index: int) -> Cursor:
         """The position at another index of the same log and epoch."""
         return Cursor(self.log_id, self.epoch, index)

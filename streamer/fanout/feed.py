@@ -282,9 +282,9 @@ class Feed:
             # Those behind find it out when they read on. While the feed opens, there is nobody.
             live = self.watchers.live
             self._counts.gaps += bool(live)
+            window.restart(page.log_id, page.epoch, last)
             for watcher in live:
                 watcher.gap(first, last)
-            window.restart(page.log_id, page.epoch, last)
         if page.updates:
             before = window.cursor.index
             self._deliver(window.extend(page.updates), page.updates, before)

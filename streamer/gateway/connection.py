@@ -11,8 +11,10 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
 from websockets.protocol import State
 
+from streamer.core.protocol import Format
 from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
+from streamer.gateway.conversation import Conversation
 from streamer.gateway.http import answer_error
 from streamer.gateway.routes import Watch
 
@@ -37,7 +39,8 @@ class GatewayConnection(ServerConnection):
         super().__init__(*args, **kwargs)
         self.watch: Watch | None = None
         self.position: Position | None = None
-        self.session: Session | None = None
+        self.format: Format | None = None
+        self.session: Session | Conversation | None = None
         self._connections = connections
         self._held = bytearray()
         self._answered = False

@@ -25,6 +25,10 @@ class Watch(NamedTuple):
     history: int | None
 
 
+class Converse(NamedTuple):
+    """Speak v1 by WebSocket."""
+
+
 class ListNodes(NamedTuple):
     """List the fleet."""
 
@@ -48,7 +52,7 @@ class ShowPage(NamedTuple):
     file: str
 
 
-Route = Watch | ListNodes | ShowNode | ListUpdates | ShowPage
+Route = Watch | Converse | ListNodes | ShowNode | ListUpdates | ShowPage
 
 
 class UnknownPath(Exception):
@@ -64,6 +68,9 @@ def parse_target(target: str) -> Route:
     if file := PAGE_FILES.get(path):
         return ShowPage(file)
     match _segments(path):
+        case ["ws"]:
+            _parameters(query, known=())
+            return Converse()
         case ["nodes", node]:
             return _watch(Topic(check_node(node)), query)
         case ["nodes", node, "jobs", job]:

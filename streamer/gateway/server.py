@@ -7,6 +7,7 @@ import logging
 import math
 import socket
 import time
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
@@ -16,16 +17,19 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 from streamer.core.errors import InvalidInput, LogUnavailable
+from streamer.core.protocol import Format
 from streamer.fanout.hub import Hub
 from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
 from streamer.gateway.api import answer_api
 from streamer.gateway.connection import GatewayConnection
+from streamer.gateway.conversation import Conversation, Limits
 from streamer.gateway.http import UNAVAILABLE, answer_error, answer_page, answer_unavailable, wants_upgrade
 from streamer.gateway.internal import answer_internal
-from streamer.gateway.routes import ShowPage, UnknownPath, Watch, parse_target
+from streamer.gateway.routes import Converse, ShowPage, UnknownPath, Watch, parse_target
 from streamer.gateway.settings import GatewaySettings
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
@@ -47,6 +51,19 @@ COMPLAIN_S = 60.0
 _DEFLATE = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
 
 _log = logging.getLogger(__name__)
+
+
+def offered_formats(request: Request) -> list[Format]:
+    """The formats of v1 that a client offers as subprotocols, what it likes best first."""
+    known = {format.value: format for format in Format}
+    values = request.headers.get_all("Sec-WebSocket-Protocol")
+    names = [name.strip() for value in values for name in value.split(",")]
+    return [known[name] for name in names if name in known]
+
+
+def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    format = cast(GatewayConnection, connection).format
+    return None if format is None else Subprotocol(format.value)
 
 
 class Gateway:
@@ -81,6 +98,7 @@ class Gateway:
                 max_queue=1,
                 backlog=BACKLOG,
                 extensions=[_DEFLATE] if settings.compress else None,
+                select_subprotocol=_select_subprotocol,
                 reuse_port=settings.reuse_port,
             )
             for listening in self._server.sockets:
@@ -168,7 +186,7 @@ class Gateway:
             route = parse_target(request.path)
             if isinstance(route, ShowPage):
                 return answer_page(route.file)
-            if not isinstance(route, Watch):
+            if not isinstance(route, Watch | Converse):
                 return await answer_api(self.hub.reader, route)
             if not wants_upgrade(request):
                 return answer_error(
@@ -176,18 +194,30 @@ class Gateway:
                     "this is a WebSocket endpoint: open it with ws:// or wss://, or see / in a browser",
                     {"Upgrade": "websocket", "Connection": "upgrade, close"},
                 )
+            if isinstance(route, Converse):
+                return self._agree(cast(GatewayConnection, connection), request)
             await self._locate(cast(GatewayConnection, connection), route)
             return None
         except UnknownPath:
             return answer_error(
                 HTTPStatus.NOT_FOUND,
-                "nothing is here; WebSockets are at /nodes/NODE and /nodes/NODE/jobs/JOB, the API is at /api/nodes",
+                "nothing is here; WebSockets are at /nodes/NODE, /nodes/NODE/jobs/JOB and /ws, "
+                "the API is at /api/nodes",
             )
         except InvalidInput as error:
             return answer_error(HTTPStatus.BAD_REQUEST, str(error))
         except LogUnavailable as error:
             self._complain(error)
             return answer_unavailable()
+
+    def _agree(self, connection: GatewayConnection, request: Request) -> Response | None:
+        """Take the first of the formats that a client offers, or say which it might."""
+        connection.format = next(iter(offered_formats(request)), None)
+        if connection.format is None:
+            names = " or ".join(format.value for format in Format)
+            return answer_error(HTTPStatus.BAD_REQUEST, f"offer a WebSocket subprotocol: {names}")
+        connection.protocol.max_message_size = self.settings.max_message_bytes
+        return None
 
     async def _locate(self, connection: GatewayConnection, watch: Watch) -> None:
         connection.position = await self.hub.locate(watch.topic, watch.after, watch.history)
@@ -207,8 +237,7 @@ class Gateway:
         if position is not None and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             cursor = position.cursor
             response.headers["Streamer-Log"] = cursor.log_id
-            # Where there is no log yet, a bare index, which goes on in whatever log there will be.
-            response.headers["Streamer-Cursor"] = cursor.token if cursor.log_id else str(cursor.index)
+            response.headers["Streamer-Cursor"] = cursor.after
             response.headers["Streamer-Head"] = str(position.head)
             whole = not (position.truncated or position.missing or position.reset)
             response.headers["Streamer-History"] = "complete" if whole else "truncated"
@@ -219,9 +248,30 @@ class Gateway:
     async def _handle(self, connection: ServerConnection) -> None:
         """Serve a WebSocket until it is closed."""
         connection = cast(GatewayConnection, connection)
+        connection.forget_handshake()
+        if connection.format is not None:
+            await self._converse(connection, connection.format)
+        else:
+            await self._watch(connection)
+
+    async def _converse(self, connection: GatewayConnection, format: Format) -> None:
+        """Serve a v1 connection until it is closed."""
+        settings = self.settings
+        limits = Limits(settings.max_topics, settings.max_messages_s, settings.hub.stall_s)
+        conversation = connection.session = Conversation(connection, self.hub, format, limits)
+        try:
+            if self.draining:
+                self._dismiss(connection)
+            await conversation.run()
+        except ConnectionClosed:
+            pass
+        finally:
+            conversation.end()
+
+    async def _watch(self, connection: GatewayConnection) -> None:
+        """Serve a connection of the plain endpoint until it is closed."""
         assert connection.watch is not None
         began = time.monotonic()
-        connection.forget_handshake()
         session = connection.session = Session(connection, connection.watch.topic, self.settings.hub.stall_s)
         try:
             await self._join(session, connection.position)

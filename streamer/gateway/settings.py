@@ -20,7 +20,9 @@ class GatewaySettings:
     seconds a gateway that stops spreads the closing of its clients. ``ping_s`` is how often, in seconds, a client is
     asked whether it is still there, and how long it has to answer. ``linger_ms`` is for how many milliseconds updates
     are collected before they are written together, which costs less and delays them. ``compress`` offers compression
-    (RFC 7692) to clients. ``reuse_port`` lets other processes of this user that set it, too, listen on the same port.
+    (RFC 7692) to clients. On a v1 connection, a client may have ``max_topics`` at the same time, and send messages of
+    ``max_message_bytes`` and ``max_messages_s`` of them a second. ``reuse_port`` lets other processes of this user that
+    set it, too, listen on the same port.
 
     Raises InvalidSetting where a value is out of range.
     """
@@ -35,6 +37,9 @@ class GatewaySettings:
     linger_ms: float = 0.0
     compress: bool = False
     hub: HubSettings = field(default_factory=HubSettings)
+    max_topics: int = 1000
+    max_message_bytes: int = 64 * 1024
+    max_messages_s: float = 100.0
     reuse_port: bool = False
 
     def __post_init__(self) -> None:
@@ -43,5 +48,9 @@ class GatewaySettings:
             raise InvalidSetting(f"the internal port must be another than the port, which is {self.port}")
         if not self.drain_s >= 0 or not self.ping_s > 0:
             raise InvalidSetting("drain_s must be 0 or more seconds, and ping_s more than 0")
+        if self.max_topics < 1 or self.max_message_bytes < 1:
+            raise InvalidSetting("max_topics and max_message_bytes must be 1 or more")
+        if not 0 < self.max_messages_s < float("inf"):
+            raise InvalidSetting(f"max_messages_s must be more than 0, not {self.max_messages_s}")
         if not 0 <= self.linger_ms <= MOST_LINGER_MS:
             raise InvalidSetting(f"linger_ms must be from 0 to {MOST_LINGER_MS:g}, not {self.linger_ms}")
