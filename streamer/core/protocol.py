@@ -154,10 +154,11 @@ class Gap(_Message, frozen=True, kw_only=True, tag="gap"):
 
 
 class Rewind(_Message, frozen=True, kw_only=True, tag="rewind"):
-    """The log has lost what came behind ``cursor``. What is there now instead follows."""
+    """The log has lost what came behind ``index``. What is there now instead follows."""
 
     node: str
     job: str | None = None
+    index: int
     cursor: str
 
 

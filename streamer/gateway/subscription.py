@@ -110,7 +110,7 @@ class Subscription(Follower):
         return self._feed.window.cursor
 
     def _say_rewind(self, cursor: Cursor) -> None:
-        self._say(Rewind(node=self.topic.node, job=self.topic.job, cursor=cursor.after))
+        self._say(Rewind(node=self.topic.node, job=self.topic.job, index=cursor.index, cursor=cursor.after))
 
     def _say(self, answer: Answer) -> None:
         if self.connection.protocol.state is OPEN:

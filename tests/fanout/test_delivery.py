@@ -352,10 +352,13 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(place=places, watched=places, history=st.sampled_from([None, None, 0, 2]), turns=turns)
     def come(self, place: int, watched: int, history: int | None, turns: int) -> None:
-        client = Client(self.log, pick(WATCHED, watched), history, compressed=len(self.clients) % 3 == 2)
+        client = self._client(pick(WATCHED, watched), history)
         self.clients.append(client)
         self._join(client, place)
         self.loop.turn(turns)
+
+    def _client(self, job: str | None, history: int | None) -> Client:
+        return Client(self.log, job, history, compressed=len(self.clients) % 3 == 2)
 
     def _join(self, client: Client, place: int) -> None:
         client.gave_up = False
