@@ -167,6 +167,7 @@ class Reset(_Message, frozen=True, kw_only=True, tag="reset"):
 
     node: str
     job: str | None = None
+    cursor: str
 
 
 class Unsubscribed(_Message, frozen=True, kw_only=True, tag="unsubscribed"):

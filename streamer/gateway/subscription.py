@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from websockets.protocol import OPEN
 
-from streamer.core.cursor import Cursor
+from streamer.core.cursor import START, Cursor
 from streamer.core.protocol import Answer, Format, Gap, Live, Reset, Rewind, Subscribe, Subscribed, Updates
 from streamer.fanout.following import Failure, Follower, takes_deflated
 
@@ -96,7 +96,7 @@ class Subscription(Follower):
     def reset(self) -> None:
         """Tell the client that its cursor is not of this log, and go on at its start."""
         self.index = -1
-        self._say(Reset(node=self.topic.node, job=self.topic.job))
+        self._say(Reset(node=self.topic.node, job=self.topic.job, cursor=START.after))
 
     def fail(self, failure: Failure) -> None:
         """End."""

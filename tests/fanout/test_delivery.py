@@ -124,6 +124,7 @@ class Client:
         try:
             check()
         except AssertionError as fault:
+            tell(f"a fault: {fault}")
             self.faults.append(fault)
 
     def _receive(self, data: bytes) -> None:

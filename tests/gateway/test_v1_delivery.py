@@ -80,8 +80,7 @@ class View(Client):
         op = message["op"]
         assert self.subscribed is (op not in ("subscribed",)) or message.get("re"), f"{op} out of its place"
         getattr(self, f"_{op}")(message)
-        if op != "reset":
-            self.after = message.get("cursor", self.after)
+        self.after = message.get("cursor", self.after)
 
     def _subscribed(self, message: dict[str, Any]) -> None:
         self.subscribed, self.told_live = True, False
@@ -133,9 +132,10 @@ class View(Client):
 class MultiClient(Client):
     """A client of v1 that follows all topics on one connection."""
 
-    def __init__(self, log: ModelLog, history: int | None, format: Format, compressed: bool) -> None:
-        super().__init__(log, None, history, compressed)
-        self.format = format
+    def __init__(self, number: int, log: ModelLog, history: int | None) -> None:
+        super().__init__(log, None, history, compressed=number % 3 == 2)
+        self.number = number
+        self.format = list(Format)[number % 2]
         self.views = {job: View(log, job, history) for job in WATCHED}
         self.conversation: Conversation | None = None
         self.asked: deque[dict[str, Any]] = deque()
@@ -179,7 +179,7 @@ class MultiClient(Client):
 
     def _receive(self, data: bytes) -> None:
         for message in messages(data, self.format, self.compressed):
-            tell(f"{message}")
+            tell(f"#{self.number} hears {message}")
             op, job = message["op"], message.get("job")
             if op in ("subscribed", "unsubscribed") or "re" in message:
                 asked = self.asked.popleft()
@@ -213,8 +213,7 @@ class V1Delivery(Delivery):
         subscription_module.PUSH_BYTES = 0 if block_bytes < 1000 else 64 * 1024
 
     def _client(self, job: str | None, history: int | None) -> Client:
-        number = len(self.clients)
-        return MultiClient(self.log, history, list(Format)[number % 2], compressed=number % 3 == 2)
+        return MultiClient(len(self.clients), self.log, history)
 
     def _conversing(self) -> list[MultiClient]:
         return [
