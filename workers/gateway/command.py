@@ -46,6 +46,24 @@ _HUB = HubSettings()
     help="Milliseconds to collect updates before they are written together.",
 )
 @option("--compress", is_flag=True, help="Compress what clients that can read it are sent.")
+@option(
+    "--max-topics",
+    type=click.IntRange(1),
+    default=GatewaySettings.max_topics,
+    help="Topics that a client of v1 may have at the same time.",
+)
+@option(
+    "--max-message-bytes",
+    type=click.IntRange(1),
+    default=GatewaySettings.max_message_bytes,
+    help="Bytes that a message of such a client may have.",
+)
+@option(
+    "--max-messages-s",
+    type=click.FloatRange(0, min_open=True),
+    default=GatewaySettings.max_messages_s,
+    help="Messages that such a client may send a second.",
+)
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="What to log.")
 def gateway(
     redis_url: str,
@@ -62,6 +80,9 @@ def gateway(
     compress: bool,
     memory_bytes: int,
     stall_s: float,
+    max_topics: int,
+    max_message_bytes: int,
+    max_messages_s: float,
     log_level: str,
 ) -> None:
     """Serve those who watch: WebSockets, the HTTP API and the web page.
@@ -71,6 +92,7 @@ def gateway(
     ws://HOST:PORT/nodes/NODE/jobs/JOB        those of a job
       ?after=CURSOR                           resume behind an update (its `cursor`, or its `index`)
       ?history=all|none|N                     how much comes first
+    ws://HOST:PORT/ws                         many topics on one connection: see PROTOCOL.md
     http://HOST:PORT/                         the page
     http://HOST:PORT/api/nodes                the fleet, as JSON
 
@@ -82,7 +104,19 @@ def gateway(
     """
     hub = HubSettings(keep_s=keep_s, check_s=check_s, memory_bytes=memory_bytes, stall_s=stall_s)
     settings = GatewaySettings(
-        redis_url, Keys(prefix), host, port, internal_port, drain_s, ping_s, linger_ms, compress, hub
+        redis_url,
+        Keys(prefix),
+        host,
+        port,
+        internal_port,
+        drain_s,
+        ping_s,
+        linger_ms,
+        compress,
+        hub,
+        max_topics=max_topics,
+        max_message_bytes=max_message_bytes,
+        max_messages_s=max_messages_s,
     )
     if processes > 1:
         configure_logs(log_level, "supervisor")
