@@ -98,9 +98,11 @@ def built() -> Iterator[House]:
     """A house that is left clean."""
     loop = StillLoop()
     house = House(loop)
-    yield house
-    loop.run_until_complete(house.hub.aclose())
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.turn(40)
-    loop.close()
+    try:
+        yield house
+    finally:
+        loop.run_until_complete(house.hub.aclose())
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.turn(40)
+        loop.close()

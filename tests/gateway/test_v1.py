@@ -431,10 +431,9 @@ async def test_who_says_too_much_is_told_and_in_the_end_closed(valkey: RedisServ
         assert (await client.end()).code == 1008
 
 
-async def test_a_client_that_asks_and_takes_no_answers_is_not_read_on(gateway: Gateway) -> None:
-    async with talking(gateway, max_queue=1) as client:
+async def test_a_client_that_asks_and_takes_no_answers_is_not_read_on(valkey: RedisServer) -> None:
+    async with serving(valkey, max_messages_s=1e9) as gateway, talking(gateway, max_queue=1) as client:
         [connection] = gateway._connections
-        connection.session._rate.take = lambda now: connection.session._rate.__class__(1, 1, 0).take(0)  # type: ignore[union-attr]
         await _stop_reading(client)
         message = Frame(Opcode.TEXT, b'{"op":"ping","id":"' + b"x" * 60 + b'"}').serialize(mask=True)
         writer = client.connection.transport
