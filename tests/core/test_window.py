@@ -295,6 +295,16 @@ def test_a_frame_is_made_once_however_often_it_is_read() -> None:
     assert made == [0, 1, 2]
 
 
+@pytest.mark.parametrize("last", range(-1, 5))
+def test_what_came_after_others_were_read_follows_them(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_module, "BLOCK_BYTES", 10_000)
+    window = make(0, 1, 2)
+    assert window.after(-1) == Chunk(frames(0, 1, 2), 2)
+    window.extend([update(3), update(4)])
+    assert window.after(last) == (Chunk(frames(*range(last + 1, 5)), 4) if last < 4 else None)
+    assert lists(window.all_after(1, Listed())) == [(3, frames(2, 3, 4), f"{LOG}.1.4")]
+
+
 def test_a_run_of_records_is_joined_once_for_all_whose_encodings_are_equal() -> None:
     window = make(*range(20))
     for index in (-1, window._blocks[0].last, 17):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from websockets.typing import Subprotocol
 
 from streamer.core.protocol import Updates
 from streamer.fanout.hub import HubSettings
+from streamer.gateway.conversation import WAITING_REQUESTS, Conversation
 from streamer.gateway.server import Gateway
 from tests.gateway.clients import DEADLINE_S, Node, ask, connect, early, eventually, path, receive, serving
 from tests.gateway.v1 import JSON, MSGPACK, Talker, talking
@@ -431,20 +434,40 @@ async def test_who_says_too_much_is_told_and_in_the_end_closed(valkey: RedisServ
         assert (await client.end()).code == 1008
 
 
+@contextlib.asynccontextmanager
+async def _asking_and_taking_nothing(gateway: Gateway) -> AsyncIterator[Talker]:
+    """A client that has asked 200,000 times, has not read an answer, and has very little room for any."""
+    with socket.socket() as narrow:
+        narrow.setblocking(False)
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
+        await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", gateway.port))
+        async with talking(gateway, max_queue=1, sock=narrow) as client:
+            await _stop_reading(client)
+            message = Frame(Opcode.TEXT, b'{"op":"ping","id":"' + b"x" * 60 + b'"}').serialize(mask=True)
+            client.connection.transport.write(message * 200_000)
+            yield client
+            client.connection.transport.abort()
+
+
 async def test_a_client_that_asks_and_takes_no_answers_is_not_read_on(valkey: RedisServer) -> None:
-    async with serving(valkey, max_messages_s=1e9) as gateway, talking(gateway, max_queue=1) as client:
+    async with serving(valkey, max_messages_s=1e9) as gateway, _asking_and_taking_nothing(gateway) as client:
         [connection] = gateway._connections
-        await _stop_reading(client)
-        message = Frame(Opcode.TEXT, b'{"op":"ping","id":"' + b"x" * 60 + b'"}').serialize(mask=True)
-        writer = client.connection.transport
-        writer.write(message * 200_000)
-        most = 0
+        conversation = connection.session
+        assert isinstance(conversation, Conversation)
+        await eventually("it takes nothing", lambda: connection.paused)
         for _ in range(50):
             await asyncio.sleep(0.02)
-            most = max(most, connection.transport.get_write_buffer_size())
-        assert writer.get_write_buffer_size() > 0, "the gateway took it all"
-        assert most < 512 * KIB
-        writer.abort()
+            assert connection.transport.get_write_buffer_size() < 256 * KIB
+            assert len(conversation._waiting) <= WAITING_REQUESTS
+        assert client.connection.transport.get_write_buffer_size() > 0, "the gateway took it all"
+
+
+async def test_a_client_that_asks_and_takes_no_answers_is_closed_in_the_end(valkey: RedisServer) -> None:
+    hub = HubSettings(stall_s=0.2)
+    async with serving(valkey, hub=hub, max_messages_s=1e9) as gateway, _asking_and_taking_nothing(gateway):
+        [connection] = gateway._connections
+        await eventually("it is closed", lambda: connection.protocol.close_sent is not None)
+        assert connection.protocol.close_sent.code == 4003
 
 
 async def test_where_redis_does_not_answer_that_is_said_and_what_was_asked_behind_it_is_answered(

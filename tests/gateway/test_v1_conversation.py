@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets.protocol import State
 
 from streamer.core.protocol import Format
 from streamer.gateway import conversation as conversation_module
@@ -192,3 +193,20 @@ def test_nothing_is_said_behind_the_end() -> None:
         house.settle()
         assert client.heard == []
         assert client.ends == [(1012, "bye")]
+
+
+def test_no_update_is_written_behind_a_close_and_others_get_it() -> None:
+    with built() as house:
+        leaving, connection, client = conversing(house)
+        staying, _, beside = conversing(house)
+        for conversation in (leaving, staying):
+            house.loop.call_soon(conversation.receive, '{"op":"subscribe","node":"n"}')
+        house.loop.turn(10)
+        house.settle()
+        connection.protocol.state = State.CLOSING
+        house.append(None, 1)
+        house.settle()
+        assert [message["op"] for message in client.heard] == ["subscribed", "live"]
+        assert [message["op"] for message in beside.heard] == ["subscribed", "live", "updates"]
+        for conversation in (leaving, staying):
+            conversation.end()

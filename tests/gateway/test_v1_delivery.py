@@ -87,6 +87,16 @@ class View(Client):
         if self.base is None:
             self.base = Cursor.parse(message["cursor"]).index
 
+    def ask_from(self, after: str | None) -> None:
+        """Forget what stands behind where it asked to go on, maybe before more came: that comes again."""
+        cursor = None if after is None else Cursor.parse(after)
+        if cursor is None or cursor.log_id != self.log_id:
+            self._forget()
+            return
+        behind = [record for record in self.got if record.index > cursor.index]
+        self.got = self.got[: len(self.got) - len(behind)]
+        self._seen -= {(record.epoch, record.index) for record in behind}
+
     def _unsubscribed(self, message: dict[str, Any]) -> None:
         self.subscribed = False
 
@@ -184,6 +194,8 @@ class MultiClient(Client):
             if op in ("subscribed", "unsubscribed") or "re" in message:
                 asked = self.asked.popleft()
                 assert (asked["op"], asked.get("job")) == (message.get("re", ANSWERED.get(op)), job), "out of order"
+                if op == "subscribed":
+                    self.views[job].ask_from(asked.get("after"))
             if message.get("code") in ("already_subscribed", "not_subscribed"):
                 continue
             self.views[job].hear(message)
@@ -250,3 +262,36 @@ class V1Delivery(Delivery):
 
 TestV1Delivery = V1Delivery.TestCase
 TestV1Delivery.settings = settings(max_examples=150, stateful_step_count=50, deadline=None, phases=PHASES)
+
+
+def test_a_client_behind_is_told_of_a_rewind_before_it_gets_again_what_follows() -> None:
+    machine = V1Delivery()
+    machine.open(keep=1000, memory_bytes=10_000, history=[[None] * 12], clients=1)
+    machine.settle(0)
+    machine.settle(0)
+    machine.stall_while_updates_come(0, [None] * 3, 40)
+    machine.deliver(0, 1, 40)
+    machine.fail_over(6, 40)
+    machine.append([None] * 2, 40)
+    machine.settle(0)
+    machine.drain(0, 40)
+    machine.teardown()
+    [client] = machine.clients
+    assert isinstance(client, MultiClient)
+    assert [record.epoch for record in client.views[None].got] == [1] * 9 + [2] * 2
+
+
+def test_a_client_that_comes_back_after_a_failover_is_told_where_it_goes_back_to() -> None:
+    machine = V1Delivery()
+    machine.open(keep=1000, memory_bytes=10_000, history=[[None] * 12], clients=1)
+    machine.settle(0)
+    machine.settle(0)
+    machine.break_a_connection_or_come_back(0, 0, 40)
+    machine.fail_over(6, 40)
+    machine.append([None] * 2, 40)
+    machine.settle(0)
+    machine.break_a_connection_or_come_back(0, 0, 40)
+    machine.teardown()
+    [client] = machine.clients
+    assert isinstance(client, MultiClient)
+    assert [record.epoch for record in client.views[None].got] == [1] * 6 + [2] * 2
