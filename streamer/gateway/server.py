@@ -7,7 +7,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
@@ -245,14 +245,14 @@ class Gateway:
     async def _process_internal(self, connection: ServerConnection, request: Request) -> Response:
         return await answer_internal(self.hub, self.draining, request)
 
-    async def _handle(self, connection: ServerConnection) -> None:
+    def _handle(self, connection: ServerConnection) -> Coroutine[Any, Any, None]:
         """Serve a WebSocket until it is closed."""
+        # Not a coroutine itself: one that waits for another holds half a KiB, as often as there are clients.
         connection = cast(GatewayConnection, connection)
         connection.forget_handshake()
         if connection.format is not None:
-            await self._converse(connection, connection.format)
-        else:
-            await self._watch(connection)
+            return self._converse(connection, connection.format)
+        return self._watch(connection)
 
     async def _converse(self, connection: GatewayConnection, format: Format) -> None:
         """Serve a v1 connection until it is closed."""
