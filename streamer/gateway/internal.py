@@ -23,8 +23,8 @@ _GAUGES = {
     "listening": "1 while the pub/sub connection to Redis works.",
     "feeds": "Topics held in memory.",
     "feed_bytes": "Bytes of records that the feeds hold.",
-    "live": "Sessions at the head, which get updates as they come.",
-    "behind": "Sessions that read on towards the head.",
+    "live": "Subscriptions at the head, which get updates as they come.",
+    "behind": "Subscriptions that lag, and read on towards the head.",
     "unsent_bytes": "Bytes that wait for clients to take them.",
 }
 _COUNTERS = {
