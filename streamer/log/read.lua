@@ -10,12 +10,22 @@
 local list, asked_id, asked_epoch, index = KEYS[2], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local limit, limit_bytes, job = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 
-local function index_at(position)
-  local record, n = redis.call('LINDEX', list, position), 0
-  for i = 8, 15 do
-    n = n * 256 + string.byte(record, i)
+local length = redis.call('LLEN', list)
+
+-- The first record from a position on, and its index; the list's length and nothing where there is none. Another program
+-- may have pushed what is no record: without the header that streamer/core/records.py describes.
+local function record_from(position)
+  while position < length do
+    local record, n = redis.call('LINDEX', list, position), 0
+    if string.find(record, '^\150\206....\207........\211') then
+      for i = 8, 15 do
+        n = n * 256 + string.byte(record, i)
+      end
+      return position, n
+    end
+    position = position + 1
   end
-  return n
+  return length
 end
 
 local known = redis.call('HMGET', KEYS[1], 'id', 'epoch', 'next', 'epochs', 'forgotten')
@@ -44,7 +54,7 @@ if asked_epoch > 0 then
 end
 index = math.min(index, head)
 
-local last, length = head, redis.call('LLEN', list)
+local last = head
 if job ~= '' then
   last = tonumber(redis.call('ZSCORE', KEYS[3], job) or -1)
   if last < 0 then
@@ -63,13 +73,15 @@ else
   local low, high = 0, length - 1 -- the first record behind the index is in low..high
   while low < high do
     local middle = math.floor((low + high) / 2)
-    if index_at(middle) > index then
+    local at, found = record_from(middle)
+    if at >= high or found > index then
       high = middle
     else
-      low = middle + 1
+      low = at + 1
     end
   end
-  position = low
+  -- Of what is no record, only the one before a record may be told an index.
+  position = math.max(low, record_from(low) - 1)
 end
 
 local records, bytes, some = {}, 0, 1

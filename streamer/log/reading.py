@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from math import inf
 from typing import Any, NamedTuple
 
 from streamer.core.cursor import Cursor
-from streamer.core.names import Topic
-from streamer.core.records import index_of, unpack_records
+from streamer.core.names import Topic, check_job, check_node
+from streamer.core.records import UNREADABLE, index_of, unpack_record
 from streamer.log.client import Client
 from streamer.log.connecting import answering
 from streamer.log.fleet import JobSummary, Summary
 from streamer.log.keys import Keys, escape, unescape
 from streamer.log.routing import Command
-from streamer.log.scripts import PAGE_RECORDS, Page, damage_as_error, parse_page, read_request
+from streamer.log.scripts import PAGE_RECORDS, Page, parse_page, read_request
+
+_log = logging.getLogger(__name__)
 
 MOST_JOBS = 1000
 """How many jobs of a node are listed, the latest first."""
@@ -55,6 +58,7 @@ class Reader:
         async with answering(self._url):
             record, *score = await self._redis.ask_all(*commands)
         # The list of a job that the log does not know is left over from a lost log.
+        # Nor can what is no record be told the index of.
         return None if record is None or None in score else index_of(record)
 
     async def heads(self, topics: Sequence[Topic]) -> list[Head | None]:
@@ -81,25 +85,24 @@ class Reader:
         """Every node that has ever reported, with its summary, by name."""
         async with answering(self._url):
             fleet: Any = await self._redis.ask_one(self._keys.fleet, "HGETALL", self._keys.fleet)
-        with damage_as_error("the list of nodes"):
-            return {node.decode(): Summary.unpack(summary) for node, summary in sorted(fleet.items())}
+        nodes = {}
+        for node, summary in sorted(fleet.items()):
+            # All nodes write this hash: what one of them has written must not hide the others.
+            try:
+                nodes[check_node(node.decode())] = Summary.unpack(summary)
+            except ValueError as error:
+                _log.warning("the fleet's entry %.80r cannot be read: %s", node, error)
+        return nodes
 
     async def jobs(self, node: str) -> list[JobSummary]:
         """The node's jobs whose lists are kept, the one last updated first."""
         async with answering(self._url):
             key = self._keys.jobs(node)
             latest: Any = await self._redis.ask_one(key, "ZREVRANGE", key, 0, MOST_JOBS - 1)
-            with damage_as_error(f"the list of the jobs of {node}"):
-                names = [unescape(name.decode()) for name in latest]
+            names = _job_names(node, latest)
             lists = [self._keys.records(Topic(node, name)) for name in names]
             records: list[Any] = await self._redis.ask_all(*(Command(key, ("LINDEX", key, -1)) for key in lists))
-        jobs = []
-        for name, record in zip(names, records, strict=True):
-            if record is not None:
-                with damage_as_error(f"the log of {Topic(node, name)}"):
-                    [last] = unpack_records(record)
-                jobs.append(JobSummary(name, last.timestamp, last.status, last.index))
-        return jobs
+        return [_summary(name, record) for name, record in zip(names, records, strict=True) if record is not None]
 
     async def ping(self) -> None:
         """Return once Redis has answered."""
@@ -109,6 +112,24 @@ class Reader:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
+
+
+def _job_names(node: str, members: list[bytes]) -> list[str]:
+    names = []
+    for member in members:
+        try:
+            names.append(check_job(unescape(member.decode())))
+        except ValueError as error:
+            _log.warning("a job %.80r of node %s cannot be listed: %s", member, node, error)
+    return names
+
+
+def _summary(job: str, record: bytes) -> JobSummary:
+    try:
+        last = unpack_record(record)
+    except ValueError:
+        return JobSummary(job, 0, UNREADABLE, -1)
+    return JobSummary(job, last.timestamp, last.status, last.index)
 
 
 def _head_of_log(reply: Any) -> Head | None:

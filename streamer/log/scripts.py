@@ -6,22 +6,23 @@ Both kinds of client, blocking and asyncio, call them by these requests and read
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 from streamer.core.cursor import Cursor
 from streamer.core.entries import Batch
 from streamer.core.errors import LogUnavailable
+from streamer.core.listed import Place, listed_updates
 from streamer.core.names import Topic
-from streamer.core.records import Update, unpack_records
+from streamer.core.records import Update
 from streamer.log.keys import Keys, escape
 
 PAGE_RECORDS = 500
 PAGE_BYTES = 1 << 20
 
+_log = logging.getLogger(__name__)
 
 # Read on import: see the end of connecting.
 _SOURCES = {
@@ -190,10 +191,14 @@ def read_request(keys: Keys, topic: Topic, cursor: Cursor, limit: int) -> Reques
 
 
 def parse_page(topic: Topic, reply: Any) -> Page:
-    """Read read.lua's answer. Raises LogUnavailable where the list holds what is no record."""
+    """Read read.lua's answer."""
     log_id, epoch, head, reset, start, records, more, last, forgotten = reply
-    with damage_as_error(f"the log of {topic}"):
-        updates = unpack_records(b"".join(records))
+    ends_at = head - more if topic.job is None else None if more else last
+    updates = listed_updates(records, Place(start, epoch, head, topic.job is not None, ends_at))
+    if len(updates) < len(records):
+        _log.error("the log of %s has %d entries that are no records", topic, len(records) - len(updates))
+        if not updates:
+            more = 0  # another page could not be asked for: what it stands behind is unknown
     if updates:
         before = updates[0].index - 1 if topic.job is None else updates[0].previous
         if before < 0 <= start < forgotten:
@@ -204,15 +209,6 @@ def parse_page(topic: Topic, reply: Any) -> Page:
         before = start if more else last
     missing = (start + 1, before) if before > start else None
     return Page(log_id.decode(), epoch, head, bool(reset), start, updates, more, missing)
-
-
-@contextmanager
-def damage_as_error(what: str) -> Iterator[None]:
-    """Turn errors of decoding into LogUnavailable, with a sentence that names what cannot be read."""
-    try:
-        yield
-    except ValueError as error:
-        raise LogUnavailable(f"{what} is damaged: {error}") from error
 
 
 def clear_request(keys: Keys, node: str, publish: str = "PUBLISH") -> Request:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import msgpack
 import pytest
 from redis import Redis
 
+from streamer.core.entries import Batch, Entry
 from streamer.core.names import Topic
 from streamer.fanout.hub import HubSettings
 from streamer.gateway.server import Gateway
 from streamer.log.keys import Keys
+from streamer.log.scripts import Retention
 from tests.gateway.clients import (
     DEADLINE_S,
     Node,
@@ -213,3 +216,41 @@ async def test_who_comes_back_soon_finds_the_feed_as_it_was(
     async with connect(own_gateway, path(own_publisher.name, after=cursor)) as client:
         assert await indexes(client, 2) == [3, 4]
     assert own_gateway.hub.statistics().repairs == 0
+
+
+async def test_a_record_that_json_cannot_hold_is_told_as_such_and_what_follows_it_comes(
+    own_gateway: Gateway, own_valkey: RedisServer, own_publisher: Node, redis: Redis
+) -> None:
+    """Another program has written it, by the same script."""
+    async with (
+        connect(own_gateway, path(own_publisher.name)) as all_of_it,
+        connect(own_gateway, path(own_publisher.name, "j")) as job,
+    ):
+        own_publisher.publish({"job": "j"})
+        for number, value in enumerate((msgpack.ExtType(42, b"x"), {1: {(2, 3): 4}}, {b"k": 1}), start=1):
+            tail = msgpack.packb([1000, "foreign", {"job": "j", "x": value}])[1:]
+            foreign = Batch(1, [Entry("j", tail), Entry("j", b"\xc1")])
+            own_publisher.append(f"foreign-{number}", foreign, Retention())
+            own_publisher.publish({"job": "j"})
+        for client in (all_of_it, job):
+            messages = await receive(client, 10)
+            assert [message["index"] for message in messages] == list(range(10))
+            assert [message["previous"] for message in messages] == list(range(-1, 9))
+            assert [message["status"] for message in messages] == [
+                "running",
+                *["unreadable", "unreadable", "running"] * 3,
+            ]
+            assert messages[1]["timestamp"] == 1000
+    # Those who come later read it from the log, some of it behind what is no record at all.
+    redis.lset(Keys().records(Topic(own_publisher.name)), 5, b"junk")
+    redis.lset(Keys().records(Topic(own_publisher.name, "j")), 5, b"junk")
+    async with (
+        serving(own_valkey) as other,
+        connect(other, path(own_publisher.name)) as all_of_it,
+        connect(other, path(own_publisher.name, "j")) as job,
+    ):
+        for client in (all_of_it, job):
+            assert await indexes(client, 10) == list(range(10))
+        own_publisher.publish({"job": "j"})
+        for client in (all_of_it, job):
+            assert await indexes(client, 1) == [10]

@@ -15,9 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from streamer.core.cursor import START, Cursor
 from streamer.core.entries import Batch, Entry
-from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
-from streamer.core.records import Update, pack_tail
+from streamer.core.records import UNREADABLE, Update, pack_tail
 from streamer.log import scripts
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import Page, Retention, new_id
@@ -303,11 +302,40 @@ def test_reading_all_starts_over_where_the_log_is_cleared_meanwhile(
         assert [update.status for update in disturbed.read_all(job)] == ["1201", "1202"]
 
 
-def test_a_list_that_holds_no_records_is_told_as_damaged(client: redis.Redis, writer: Writer, node: str) -> None:
-    writer.append(None)
-    client.lset(KEYS.records(Topic(node)), 0, "x" * 40)
-    with pytest.raises(LogUnavailable, match=f"the log of {node} is damaged"):
-        writer.log.read(None, START)
+@pytest.mark.parametrize("job", [None, A])
+@pytest.mark.parametrize("junk", [b"", b"x", b"x" * 40, b"\xff" * 40, b"\x96\xce"])
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_what_is_no_record_is_replaced_by_an_update_that_says_so(
+    client: redis.Redis, writer: Writer, node: str, job: str | None, junk: bytes, place: int
+) -> None:
+    writer.append(A, A, A, A)
+    client.lset(KEYS.records(Topic(node, job)), place, junk)
+    updates = writer.log.read_all(job)
+    assert indexes(updates) == [0, 1, 2, 3]
+    assert [update.status for update in updates] == [
+        UNREADABLE if index == place else str(index + 1) for index in range(4)
+    ]
+    for index in range(-1, 4):
+        log_id = writer.log.read(job, START).log_id
+        assert indexes(writer.log.read(job, Cursor(log_id, 1, index)).updates) == list(range(index + 1, 4))
+    writer.append(A)
+    assert indexes(writer.log.read_all(job)) == [0, 1, 2, 3, 4]
+
+
+def test_junk_that_others_have_pushed_keeps_nobody_from_what_comes_behind_it(
+    client: redis.Redis, writer: Writer, node: str
+) -> None:
+    writer.append(A, A)
+    for job in (None, A):
+        client.rpush(KEYS.records(Topic(node, job)), *[b"junk"] * 700)
+    writer.append(A)
+    log_id = writer.log.read(None, START).log_id
+    for job in (None, A):
+        assert indexes(writer.log.read(job, Cursor(log_id, 1, 1)).updates) == [2]
+    writer.append(A)
+    for job in (None, A):
+        assert indexes(writer.log.read(job, Cursor(log_id, 1, 2)).updates) == [3]
+        assert indexes(writer.log.read_all(job))[-2:] == [2, 3]
 
 
 class Snapshot:

@@ -13,7 +13,7 @@ from streamer.core.cursor import START, Cursor
 from streamer.core.entries import Batch, Entry
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
-from streamer.core.records import pack_tail
+from streamer.core.records import UNREADABLE, pack_tail
 from streamer.log import connecting
 from streamer.log.fleet import JobSummary, Summary
 from streamer.log.keys import Keys
@@ -249,31 +249,28 @@ async def test_of_very_many_jobs_the_latest_are_listed(reader: Reader, writer: W
     assert [job.job for job in await reader.jobs(node)] == jobs[:9:-1]
 
 
-async def test_a_list_that_holds_no_records_is_told_as_damaged(
+async def test_a_job_whose_last_record_cannot_be_read_is_listed_beside_the_others(
     reader: Reader, client: redis.Redis, writer: Writer, node: str
 ) -> None:
-    writer.append(A)
-    client.lset(KEYS.records(Topic(node, A)), 0, "x" * 40)
-    with pytest.raises(LogUnavailable, match=f"the log of {node}/{A} is damaged"):
-        await reader.read(Topic(node, A), START)
-    with pytest.raises(LogUnavailable, match=f"the log of {node}/{A} is damaged"):
-        await reader.jobs(node)
-    client.zadd(KEYS.jobs(node), {b"\xff": 5})
-    with pytest.raises(LogUnavailable, match=f"the list of the jobs of {node} is damaged"):
-        await reader.jobs(node)
+    writer.append(A, B)
+    client.lset(KEYS.records(Topic(node, B)), 0, "x" * 40)
+    client.zadd(KEYS.jobs(node), {b"\xff": 5, b"control\n": 6})
+    listed = await reader.jobs(node)
+    assert [(job.job, job.status) for job in listed] == [(B, UNREADABLE), (A, "1")]
+    assert await reader.before_last(Topic(node, B), 0) is None
 
 
 @pytest.mark.parametrize(
-    ("name", "summary"), [(b"n", b"x"), (b"n", b"\x91\xc0"), (b"\xff", Summary(1, "s", None, 0).pack())]
+    ("name", "summary"),
+    [(b"n", b"x"), (b"n", b"\x91\xc0"), *((name, Summary(1, "s", None, 0).pack()) for name in (b"\xff", b"", b"\x1b"))],
 )
-async def test_a_list_of_nodes_that_cannot_be_read_is_told_as_damaged(
+async def test_a_node_whose_entry_in_the_fleet_cannot_be_read_does_not_hide_the_others(
     any_store: RedisServer, client: redis.Redis, node: str, name: bytes, summary: bytes
 ) -> None:
     keys = Keys(f"{node}:")
-    client.hset(keys.fleet, name, summary)
+    client.hset(keys.fleet, mapping={name: summary, b"other": Summary(1, "s", None, 0).pack()})
     reader = Reader(any_store.url, keys)
-    with pytest.raises(LogUnavailable, match="the list of nodes is damaged"):
-        await reader.nodes()
+    assert list(await reader.nodes()) == ["other"]
     await reader.aclose()
 
 
