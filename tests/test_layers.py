@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 PURE = {"__future__", "array", "bisect", "collections", "dataclasses", "enum", "itertools", "random", "re", "typing"}
-PURE |= {"unicodedata", "zlib"}
+PURE |= {"math", "unicodedata", "zlib"}
 """What the core may use of the standard library: no I/O, no clock, no logging, no threads. Of `random`, only a type."""
 
 ROOMS = {

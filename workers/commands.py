@@ -11,6 +11,7 @@ from workers.doctor.command import doctor
 from workers.gateway.command import gateway
 from workers.node import node
 from workers.publish import publish
+from workers.safe_text import visible_lines
 from workers.watch import watch
 
 FAILED = 1
@@ -52,5 +53,5 @@ def run(interrupted: int) -> int:
         error.show()
         return error.exit_code
     except StreamerError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {visible_lines(str(error))}", err=True)
         return WRONG_USAGE if isinstance(error, InvalidInput) else FAILED

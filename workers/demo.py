@@ -23,6 +23,7 @@ from workers.local_servers import (
 )
 from workers.options import DEFAULT_PORT, option
 from workers.own_programs import own_program
+from workers.safe_text import visible_lines
 
 LOOK_S = 0.1
 
@@ -49,7 +50,7 @@ def demo(port: int) -> None:
                 click.echo("\nending all of it …")
             except PartFailed as error:
                 # Said before the others are ended, which takes a moment.
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {visible_lines(str(error))}", err=True)
                 sys.exit(1)
             finally:
                 ignore_interrupts()

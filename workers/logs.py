@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
+
+from workers.safe_text import visible_lines, visible_traceback
 
 
 def configure_logs(level: str = "info", process: str | None = None) -> None:
@@ -25,7 +27,8 @@ def configure_logs(level: str = "info", process: str | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso"),
     ]
     if sys.stderr is not None and sys.stderr.isatty():
-        last: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)
+        last: list[structlog.typing.Processor] = [_make_visible, renderer]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     _log_to_stderr(
@@ -40,7 +43,25 @@ def configure_logs(level: str = "info", process: str | None = None) -> None:
 
 def log_sentences(level: str = "warning") -> None:
     """Say what the package logs as the commands say things themselves."""
-    _log_to_stderr(logging.Formatter("streamer: %(message)s"), level)
+    _log_to_stderr(_Sentences("streamer: %(message)s"), level)
+
+
+class _Sentences(logging.Formatter):
+    """What others wrote must not reach a terminal as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return visible_traceback(*ei)
+
+
+def _make_visible(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {key: visible_lines(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _write_traceback(out: TextIO, error: structlog.typing.ExcInfo) -> None:
+    out.write("\n" + visible_traceback(*error))
 
 
 def _log_to_stderr(formatter: logging.Formatter, level: str) -> None:

@@ -7,11 +7,13 @@ import signal
 
 import click
 
+from workers.safe_text import visible_lines
+
 
 def say(sentence: str) -> None:
     """Say something beside the command's output. Where standard error cannot be written, nobody is told."""
     with contextlib.suppress(OSError):
-        click.echo(f"streamer: {sentence}", err=True)
+        click.echo(f"streamer: {visible_lines(sentence)}", err=True)
 
 
 def signal_name(number: int) -> str | int:

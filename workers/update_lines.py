@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from streamer.core.messages import PlainMessage
+from workers.safe_text import shortened
 from workers.standard_output import OutputConsole
 
 STATUS_CELLS = 20
@@ -23,8 +24,9 @@ _COLOURS = (
 )
 """The first whose word stands in the status."""
 
-_JOINER = "\N{ZERO WIDTH JOINER}"
-"""It makes one emoji of several, and cannot be printed alone."""
+VALUE_CHARACTERS = 1000
+LINE_CHARACTERS = 4000
+"""So much is shown of a value, and from so much on in a line no further value: who wants all takes the JSON."""
 
 
 class UpdateLines:
@@ -40,28 +42,31 @@ class UpdateLines:
 
     def show(self, message: PlainMessage) -> None:
         """Print an update. Raises OSError where that cannot be done."""
-        time = datetime.fromtimestamp(message.timestamp / 1000).astimezone()
+        line = Text(self._time(message.timestamp), "dim")
+        line.append(f" {message.index:>6} ", "dim")
+        status = shortened(message.status, VALUE_CHARACTERS)
+        line.append(status + " " * (STATUS_CELLS - cell_len(status)), _colour(status))
+        for shown, (key, value) in enumerate(message.state.items()):
+            if len(line) > LINE_CHARACTERS:
+                line.append(f" … and {len(message.state) - shown:,} more", "dim")
+                break
+            line.append(f" {shortened(key, VALUE_CHARACTERS)}=", "dim")
+            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            line.append(shortened(text, VALUE_CHARACTERS))
+        self._console.print(line)
+        self._out.flush()
+
+    def _time(self, timestamp: int) -> str:
+        """The time of day, behind the line of its date where that is another."""
+        try:
+            time = datetime.fromtimestamp(timestamp / 1000).astimezone()
+        except (ValueError, OverflowError, OSError):  # beyond the calendar
+            return f"{timestamp} ms"
         if time.date() != self._day:
             self._day = time.date()
             self._console.print(Text(f"{self._day:%A, %Y-%m-%d}", "dim"))
-        line = Text(f"{time:%H:%M:%S}.{message.timestamp % 1000:03} ", "dim")
-        line.append(f"{message.index:>6} ", "dim")
-        status = plain(message.status)
-        line.append(status + " " * (STATUS_CELLS - cell_len(status)), _colour(status))
-        for key, value in message.state.items():
-            line.append(f" {plain(key)}=", "dim")
-            line.append(plain(value if isinstance(value, str) else msgspec.json.encode(value).decode()))
-        self._console.print(line)
-        self._out.flush()
+        return f"{time:%H:%M:%S}.{timestamp % 1000:03}"
 
 
 def _colour(status: str) -> str:
     return next((colour for colour, words in _COLOURS if any(word in status for word in words)), "")
-
-
-def plain(text: str) -> str:
-    """Text without control characters, or any that turn the direction, which could deceive whoever watches."""
-    return "".join(
-        character if character.isprintable() or character == _JOINER else "\N{REPLACEMENT CHARACTER}"
-        for character in text
-    )

@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import click
-import msgspec
 
 from streamer.client.watching import watch as watch_updates
 from streamer.core.cursor import Cursor
 from streamer.core.messages import PlainMessage
 from workers.options import gateway_url, option
+from workers.safe_text import json_line
 from workers.sentences import say
 from workers.standard_output import showing
 from workers.update_lines import UpdateLines
@@ -95,5 +95,5 @@ def _when_unread(fd: int, act: Callable[[], object]) -> None:
 
 
 def _show_json(message: PlainMessage) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.write(json_line(message))
     sys.stdout.buffer.flush()

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 import pytest
 
 from streamer import NodeSettings
+from streamer.core.cursor import MAX_INDEX
 from streamer.core.messages import PlainMessage
 from streamer.state_streamer import StateStreamer
 from tests.commands import DEADLINE_S, first_line, run, running
 from tests.gateways import GatewayProcess
 from tests.servers import RedisServer
 from tests.workers.shells import run_in_shell, running_at_terminal
-from workers.update_lines import UpdateLines, plain
+from workers.update_lines import UpdateLines
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +191,17 @@ def test_columns_are_counted_in_cells() -> None:
     assert wide.index("k=") + len("日本") == narrow.index("k=")
 
 
-def test_emoji_of_several_parts_stay_whole_and_nothing_else_that_is_invisible() -> None:
-    family = "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}"
-    assert plain(family) == family
-    for character in "\x1b\x00\n\u202e\u2066\u200f\u061c\u2028\x85":
-        assert plain(character) == "\N{REPLACEMENT CHARACTER}"
+def test_a_time_beyond_the_calendar_is_told_in_milliseconds() -> None:
+    assert _shown(_message("s", MAX_INDEX))[0].startswith(f"{MAX_INDEX} ms      0 s ")
+
+
+def test_an_update_that_is_huge_is_shown_shortened_with_its_size() -> None:
+    [line] = _shown(PlainMessage("s", {"text": "x" * 1_000_000, "more": 1}, MAX_INDEX, 0, -1, ""))
+    assert "x… (1,000,000 characters) more=1" in line
+    assert len(line) < 2000
+    [line] = _shown(PlainMessage("s", {f"key-{n}": n for n in range(10_000)}, MAX_INDEX, 0, -1, ""))
+    assert line.endswith(" more")
+    assert len(line) < 5000
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-import msgspec
 from rich.table import Table
 from rich.text import Text
 
 from workers.bench.figures import Result
+from workers.safe_text import json_line, visible_lines
 from workers.standard_output import OutputConsole, showing
 
 
@@ -16,7 +16,7 @@ def show(result: Result, as_json: bool) -> None:
     """Print the result on standard output. Raises CannotShow."""
     with showing("the figures"):
         if as_json:
-            sys.stdout.buffer.write(msgspec.json.encode(result.as_json()) + b"\n")
+            sys.stdout.buffer.write(json_line(result.as_json()))
         else:
             _print(result)
         sys.stdout.flush()
@@ -28,7 +28,7 @@ def _print(result: Result) -> None:
     settings = ", ".join(f"{name.replace('_', '-')} {value:,}" for name, value in result.settings.items())
     console.print(Text(f"With {settings}."), soft_wrap=True)
     for note in result.notes:
-        console.print(Text(f"Note: {note}."), soft_wrap=True)
+        console.print(Text(f"Note: {visible_lines(note)}."), soft_wrap=True)
 
 
 def _table(result: Result) -> Table:

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from rich.table import Table
 from rich.text import Text
 
 from workers.doctor.findings import Finding, Level
+from workers.safe_text import json_line, visible_lines
 from workers.standard_output import OutputConsole, showing
 
 _STYLES = {Level.OK: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
@@ -21,7 +21,7 @@ def show(url: str, findings: Sequence[Finding], as_json: bool) -> None:
     """Print the findings on standard output. Raises CannotShow."""
     with showing("the findings"):
         if as_json:
-            sys.stdout.buffer.write(msgspec.json.encode(_as_json(url, findings)) + b"\n")
+            sys.stdout.buffer.write(json_line(_as_json(url, findings)))
         else:
             console = OutputConsole(file=sys.stdout, highlight=False)
             console.print(_table(url, findings))
@@ -70,7 +70,7 @@ def _table(url: str, findings: Sequence[Finding]) -> Table:
 
 
 def _words(finding: Finding) -> Text:
-    words = Text(finding.found)
+    words = finding.found
     if finding.promise is not None and finding.remedy:
-        words.append(f"\nAt risk: {finding.promise.value}\nTo do: {finding.remedy}")
-    return words
+        words += f"\nAt risk: {finding.promise.value}\nTo do: {finding.remedy}"
+    return Text(visible_lines(words))
