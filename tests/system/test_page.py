@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 
+import msgpack
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from streamer import NodeSettings
+from streamer.core.entries import Batch, Entry
+from streamer.log.fleet import Summary
+from streamer.log.keys import Keys
+from streamer.log.node_log import NodeLog
+from streamer.log.scripts import Retention
 from streamer.state_streamer import StateStreamer
 from tests.gateways import GatewayProcess
 from tests.servers import RedisServer, missing
@@ -95,17 +102,160 @@ def test_a_job_shows_its_own_updates_only(page: Page, gateway: GatewayProcess, s
     expect(page).to_have_url(re.compile("#/nodes/.*/jobs/job-1$"))
 
 
+MARKUP = [
+    '<img src=x onerror="window.taken=1">',
+    "</bdi></summary></details><script>window.taken=1</script>",
+    '"><svg onload=window.taken=1>',
+    "' onmouseover='window.taken=1' style='position:fixed;inset:0'",
+    "javascript:window.taken=1//",
+    "${window.taken=1}{{window.taken=1}}<!--",
+    "<iframe srcdoc='<script>parent.taken=1</script>'>",
+    "<style>*{display:none!important}</style>",
+]
+UNSEEN = "a\u0000\u0007\u001b[2J\u009b2J\u200b\u200e\u202e\u2066\u2028\ufeff\U000e0041\r\n\tb" + "\u0301" * 200
+NAMES = [
+    "__proto__",
+    "constructor",
+    "prototype",
+    "toString",
+    "hasOwnProperty",
+    "then",
+    "toJSON",
+    "",
+    "length",
+    "valueOf",
+]
+HUGE = [
+    {"text": "x" * 1_000_000},
+    {"text": "\u202e" * 300_000},
+    {"text": "\n" * 1_000_000},
+    {f"key-{n}": n for n in range(9_990)},
+    {"list": [None] * 1_000_000},
+    {"lists": [[[[[[[[[[[[[[[[1] * 300_000]]]]]]]]]]]]]]]},
+    {"k" * 500_000: "v" * 500_000},
+]
+ODD = [
+    {text: text for text in MARKUP},
+    {"unseen": UNSEEN, UNSEEN: 1, "in": {UNSEEN: [UNSEEN]}},
+    {name: {inner: inner for inner in NAMES} for name in NAMES},
+    {"great": 2**64 - 1, "small": -(2**63), "float": 1e308, "tiny": 5e-324, "in": [{"great": 2**53 + 1}]},
+    json.loads('{"deep":' * 63 + "{}" + "}" * 63),
+]
+
+
+def _is_whole(page: Page, rows: int) -> None:
+    """Nothing of what came was run, no element came of it, and each row is where it belongs."""
+    assert page.evaluate("window.taken") is None
+    assert page.locator("img[src=x], iframe, svg, body script, body style").count() == 0
+    expect(page.get_by_test_id("update")).to_have_count(rows)
+    found = page.evaluate(
+        """() => {
+          const visible = [...document.querySelectorAll(".update")].slice(-8);
+          const { scrollWidth, scrollHeight } = document.documentElement;
+          return [scrollWidth <= innerWidth, scrollHeight <= innerHeight,
+                  visible.map((row) => row.querySelector("summary").offsetHeight)];
+        }"""
+    )
+    assert found[:2] == [True, True], "the page has grown beyond its window"
+    assert len(set(found[2])) == 1, "a row has another height"
+
+
 def test_what_nodes_publish_is_shown_as_text_and_never_run(
     page: Page, gateway: GatewayProcess, streamer: StateStreamer
 ) -> None:
-    hostile = "<img src=x onerror=\"document.title='taken'\">"
-    streamer.update(hostile, {"job": hostile, hostile: hostile})
+    page.on("dialog", lambda dialog: pytest.fail(f"a dialog has opened: {dialog.message}"))
+    for text in MARKUP:
+        streamer.update(text, {"job": text, text: text})
     streamer.flush()
     _open(page, gateway, streamer.node)
+    for text, status in zip(MARKUP, page.get_by_test_id("status").all(), strict=True):
+        expect(status).to_have_text(text)
+    for row in page.get_by_test_id("update").all():
+        row.locator("summary").hover()
+        row.locator("summary").click()
+        expect(row.locator("pre")).to_contain_text('"index"')
+        row.locator("summary").click()
+    _is_whole(page, len(MARKUP))
+    expect(page.get_by_test_id("job")).to_have_count(len(MARKUP))
+    page.get_by_test_id("job").filter(has_text=MARKUP[-1]).click()
     expect(page.get_by_test_id("update")).to_have_count(1)
-    expect(page.get_by_test_id("status").first).to_have_text(hostile)
-    assert page.title() != "taken"
-    assert page.locator("img[src=x]").count() == 0
+    assert page.evaluate("window.taken") is None
+    assert MARKUP[-1] in page.title(), "the job's name, as text"
+
+
+def test_odd_values_and_names_are_shown_and_break_nothing(
+    page: Page, gateway: GatewayProcess, streamer: StateStreamer
+) -> None:
+    for state in ODD:
+        streamer.update(UNSEEN, state)
+    for name in NAMES:
+        streamer.update(name or "none", {"job": name} if name else {})
+    streamer.flush()
+    _open(page, gateway, streamer.node)
+    _is_whole(page, len(ODD) + len(NAMES))
+    expect(page.get_by_test_id("job")).to_have_count(len(NAMES) - 1)
+    rows = page.get_by_test_id("update")
+    for row, said in (
+        (1, r'"unseen": "a\u0000\u0007\u001b[2J\u009b2J\u200b\u200e\u202e\u2066\u2028\ufeff\u{e0041}\r\n\tb'),
+        (2, '"constructor": "constructor"'),
+        (2, '"__proto__": {'),
+        (3, '"great": 18446744073709551615'),
+        (3, '"small": -9223372036854775808'),
+        (3, '"great": 9007199254740993'),
+        (4, '"deep": {}'),
+    ):
+        rows.nth(row).locator("summary").click()
+        expect(rows.nth(row).locator("pre")).to_contain_text(said)
+        rows.nth(row).locator("summary").click()
+    expect(rows.nth(1).get_by_test_id("status")).to_contain_text(r"a\u0000\u0007\u001b[2J\u009b2J\u200b")
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066]", page.inner_text("body"))
+
+
+def test_a_huge_update_is_shown_shortened_with_its_size_and_stalls_nothing(
+    page: Page, gateway: GatewayProcess, streamer: StateStreamer
+) -> None:
+    for state in HUGE:
+        streamer.update("huge", state)
+    streamer.update("last", {})
+    streamer.flush(30)
+    _open(page, gateway, streamer.node)
+    rows = page.get_by_test_id("update")
+    expect(rows.last.get_by_test_id("status")).to_have_text("last", timeout=30_000)
+    expect(page.get_by_test_id("size")).to_have_count(len(HUGE))
+    expect(rows.first.get_by_test_id("size")).to_have_text(re.compile(r"^1,000,0\d\d characters$"))
+    for row in rows.all()[:-1]:
+        row.locator("summary").click()
+        expect(row.locator("pre")).to_contain_text(re.compile(r"[\d,]{7,9} characters altogether$"))
+        assert len(row.locator("pre").inner_text()) < 400_000
+        row.locator("summary").click()
+    page.get_by_label("Filter updates").fill("key-9989=9989")
+    expect(rows.filter(visible=True)).to_have_count(1)
+    page.get_by_label("Filter updates").fill("")
+    _is_whole(page, len(HUGE) + 1)
+    streamer.update("live", {})
+    expect(rows.last.get_by_test_id("status")).to_have_text("live")
+
+
+def test_what_another_program_has_written_and_nobody_can_read_is_shown_as_that(
+    page: Page, gateway: GatewayProcess, valkey: RedisServer, streamer: StateStreamer
+) -> None:
+    """Not a number and infinity, too: msgpack has them, JSON has not."""
+    tails = [
+        msgpack.packb([1, "not-a-number", {"x": [float("nan"), float("-inf")]}])[1:],
+        msgpack.packb([1, "x" * 900_000, {"job": "j" * 300}])[1:],
+        b"\x01\xa4deep" + b"\x81\xa1s" * 1000 + b"\x80",
+        b"\xc1",
+    ]
+    with NodeLog(valkey.url, Keys(), streamer.node) as log:
+        log.append("foreign", Batch(1, [Entry(None, tail) for tail in tails]), Retention())
+        log.report(Summary(2**62, "x" * 900_000, None, -(2**60)))
+    streamer.update("last", {})
+    streamer.flush()
+    _open(page, gateway, streamer.node)
+    _is_whole(page, len(tails) + 1)
+    statuses = [status.inner_text()[:12] for status in page.get_by_test_id("status").all()]
+    assert statuses == ["not-a-number", "x" * 12, "unreadable", "unreadable", "last"]
+    expect(page.get_by_test_id("update").first.locator("summary")).to_contain_text("x=[null,null]")
 
 
 def test_it_comes_back_after_a_lost_gateway_and_repeats_nothing(

@@ -2,6 +2,9 @@
 const MAX_UPDATES = 5000;
 const MAX_CHARACTERS = 16_000_000;
 const ROWS_A_FRAME = 80;
+// Of one update: what is longer is shown shortened, with its size, since a mebibyte of text stalls any browser.
+const MAX_WHOLE_CHARACTERS = 50_000;
+const HUGE_CHARACTERS = 10_000;
 
 const REFRESH_MS = 3000;
 const STALE_MS = 60_000;
@@ -21,7 +24,7 @@ const KINDS = [
   ["wait", /pull|load|wait|queue/i],
   ["run", /run|start|work|train|progress/i],
 ];
-const kindOf = (status) => KINDS.find(([, words]) => words.test(status))?.[0] ?? "plain";
+const kindOf = (status) => KINDS.find(([, words]) => words.test(status.slice(0, 300)))?.[0] ?? "plain";
 
 // ---- small things
 
@@ -39,9 +42,13 @@ function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// Marks that turn the writing direction are shown as such: they would reorder the text around them.
-const escaped = (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`;
-const plain = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, escaped);
+// Characters that nobody sees are shown by their numbers: some turn the writing direction of the text around them, others
+// make two names look alike. But the one that joins emoji stays.
+const escaped = (mark) => {
+  const hex = mark.codePointAt(0).toString(16);
+  return hex.length > 4 ? `\\u{${hex}}` : `\\u${hex.padStart(4, "0")}`;
+};
+const plain = (text) => text.replace(/(?!\u200d)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escaped);
 const shorten = (text, most) => plain(text.length > most ? `${text.slice(0, most)}…` : text);
 
 const number = (value) => value.toLocaleString("en");
@@ -156,11 +163,13 @@ const updates = {
     if (this.following) this.list.scrollTop = this.list.scrollHeight;
   },
 
-  element({ note, update, pairs, shown }) {
+  element({ note, update, pairs, text, shown }) {
     if (note) return make("li", { class: "note", "data-testid": "note" }, note);
     const { index, status, timestamp } = update;
     const date = new Date(timestamp);
     const job = pairs.find(([key]) => key === "job")?.[1] ?? "";
+    const size = text.length > HUGE_CHARACTERS
+      ? [make("span", { class: "chip size", "data-testid": "size" }, plural(text.length, "character"))] : [];
     const chips = pairs.filter(([key]) => key !== "job").slice(0, 24).map(([key, value]) =>
       make("span", { class: "chip" }, make("bdi", {}, shorten(key, 40)), "=", make("bdi", {}, shorten(value, 80))));
     const summary = make(
@@ -170,7 +179,7 @@ const updates = {
       make("span", { class: "index" }, `#${index}`),
       make("bdi", { class: "job", title: shorten(job, 300) }, shorten(job, 80)),
       make("bdi", { class: "status", title: shorten(status, 300), "data-testid": "status" }, shorten(status, 80)),
-      make("span", { class: "chips" }, ...chips),
+      make("span", { class: "chips" }, ...size, ...chips),
     );
     const attributes = { class: "update", "data-testid": "update", "data-index": index };
     const item = make("li", attributes, make("details", {}, summary));
@@ -410,6 +419,14 @@ function route() {
   feed = topic && new Feed(topic);
 }
 
+/** An update as JSON, or as much of it as a browser shows without a stall. */
+function whole(update) {
+  const line = JSON.stringify(update);
+  const json = line.length > MAX_WHOLE_CHARACTERS ? line : JSON.stringify(update, null, 2);
+  const shown = json.slice(0, MAX_WHOLE_CHARACTERS).split("\n").map(plain).join("\n");
+  return json.length > MAX_WHOLE_CHARACTERS ? `${shown}…\n\n${plural(line.length, "character")} altogether` : shown;
+}
+
 /** Arrow keys, Home and End: the list is one tab stop, since 5,000 would be too many. */
 function moveThroughRows(event) {
   const rows = [...updates.list.querySelectorAll(".update:not([hidden]) summary")];
@@ -437,8 +454,7 @@ function listenToRows(list) {
   list.addEventListener("toggle", ({ target }) => {
     target.querySelector("pre")?.remove();
     if (!target.open) return;
-    const json = plain(JSON.stringify(target.parentElement.update, null, 2));
-    target.append(make("pre", { tabindex: 0, "aria-label": "The whole update" }, json));
+    target.append(make("pre", { tabindex: 0, "aria-label": "The whole update" }, whole(target.parentElement.update)));
     target.scrollIntoView({ block: "nearest" });
     updates.follow(false); // else the next update would push away what is being read
   }, true);
