@@ -1,10 +1,8 @@
-"""The rights that the notes on deployment give to users of Redis are enough, and no more than that is promised."""
+"""The rights of the users that are shipped are enough for gateways and nodes, also on a cluster."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,36 +17,35 @@ from streamer.log.node_log import NodeLog
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
 from streamer.log.url import with_credentials
+from tests.acl_users import GATEWAY, NODE, NODE_USER, PASSWORD, shipped
 from tests.clusters import Cluster
 from tests.log.test_subscribing import Recorder
 from tests.log.writing import Writer, indexes
 from tests.servers import RedisServer
 
-NOTES = (Path(__file__).parents[2] / "deploy" / "README.md").read_text()
-RULES = dict(re.findall(r"^    user (\w+) on >PASSWORD (.*)$", NOTES, re.MULTILINE))
-
 
 @pytest.fixture(params=["valkey", "redis", "cluster"])
 def store(request: pytest.FixtureRequest) -> Any:
-    """A store that has the users of the notes and lets nobody else in."""
+    """A store that has the users of the file and lets nobody else in."""
     with Cluster(replicas=False) if request.param == "cluster" else RedisServer(request.param) as store:
         for server in store.members if isinstance(store, Cluster) else [store]:
             with server.client() as client:
-                for user, rule in RULES.items():
-                    client.execute_command("ACL", "SETUSER", user, "on", ">pass", *rule.split())
+                for user, rules in shipped().items():
+                    if user != "default":
+                        client.execute_command("ACL", "SETUSER", user, *rules, f">{PASSWORD}")
                 client.execute_command("ACL", "SETUSER", "default", "off")
         yield store
 
 
 async def test_the_rights_are_enough_for_gateways_and_nodes(
-    store: RedisServer | Cluster, node: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: RedisServer | Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(probing, "PROBE_S", 0.1)
-    keys, recorder = Keys(), Recorder()
-    reader_url = with_credentials(store.url, "gateway", "pass")
+    keys, recorder, node = Keys(), Recorder(), NODE
+    reader_url = with_credentials(store.url, GATEWAY, PASSWORD)
     reader, subscriber = Reader(reader_url, keys), Subscriber(reader_url)
     await subscriber.subscribe(keys.records(Topic(node)), recorder)
-    with NodeLog(with_credentials(store.url, "node", "pass"), keys, node) as log:
+    with NodeLog(with_credentials(store.url, NODE_USER, PASSWORD), keys, node) as log:
         Writer(log).append("job", None)
         log.report(Summary(1, "running", None, 0))
         await recorder.until(lambda recorder: recorder.messages)
@@ -62,7 +59,8 @@ async def test_the_rights_are_enough_for_gateways_and_nodes(
         assert subscriber.connected
         assert "right" not in caplog.text
         log.clear()
-    with NodeLog(reader_url, keys, node) as log, pytest.raises(LogUnavailable, match=r"perm|right"):
-        Writer(log).append(None)
+    for url, name in ((reader_url, node), (with_credentials(store.url, NODE_USER, PASSWORD), "another")):
+        with NodeLog(url, keys, name) as log, pytest.raises(LogUnavailable, match=r"perm|right"):
+            Writer(log).append(None)
     await subscriber.aclose()
     await reader.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -14,17 +14,37 @@ from workers.doctor.rights import Need, lack_of, needs
 _LISTENING = ("SUBSCRIBE", "UNSUBSCRIBE", "SSUBSCRIBE", "SUNSUBSCRIBE")
 
 
+class Asked(NamedTuple):
+    """Whose rights are asked for: of a role, on a node's keys, of a user. None is a throw-away node, and oneself."""
+
+    role: str = "both"
+    node: str | None = None
+    user: str | None = None
+
+    @property
+    def tried(self) -> bool:
+        """Whether it may be tried, since it is oneself who needs all of it, and on keys that nobody has."""
+        return self == Asked()
+
+
 def find_lacks(
-    client: redis.Redis, another: Callable[[], redis.Redis], keys: Keys, node: str, sharded: bool
-) -> tuple[str | None, list[Lack]]:
-    """The user's name, if it can be had, and the rights that it lacks.
+    client: redis.Redis,
+    another: Callable[[], redis.Redis],
+    keys: Keys,
+    node: str,
+    sharded: bool,
+    asked: Asked = Asked(),  # noqa: B008 - it cannot be changed
+) -> tuple[str | None, list[Lack] | None]:
+    """The user's name, if it can be had, and the rights that it lacks; None where they can neither be had nor tried.
 
     ``another`` makes a client like the first, for what changes what a connection is for.
     """
-    wanted = needs(keys, node, sharded)
-    user = _user(client)
+    wanted = needs(keys, asked.node or node, sharded, asked.role)
+    user = asked.user or _user(client)
     refusals = None if user is None else _ask(client, user, wanted)
     if refusals is None:
+        if not asked.tried:
+            return user, None
         refusals = _try(client, another, wanted)
     lacks = [lack_of(need, refusal) for need, refusal in zip(wanted, refusals, strict=True)]
     return user, [lack for lack in lacks if lack is not None]

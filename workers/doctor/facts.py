@@ -75,7 +75,8 @@ class Facts:
     """All that is known of a Redis. What nobody tells is None, or not in its mapping.
 
     ``scheme`` is the URL's; ``info`` is INFO as redis-py reads it; ``config`` is what CONFIG GET told, as text.
-    ``sentinels`` is how many watch this server. ``lacks`` are the rights that the user ``user`` has not.
+    ``sentinels`` is how many watch this server. ``lacks`` are the rights that the user ``user`` has not, of
+    those that ``role`` needs.
     ``ping`` and ``append`` are how long these took; ``appending`` and ``delivering`` how they went, if they were tried.
     """
 
@@ -86,6 +87,7 @@ class Facts:
     cluster: Cluster | None = None
     sentinels: int | None = None
     user: str | None = None
+    role: str = "both"
     lacks: Sequence[Lack] | None = None
     clock: Clock | None = None
     ping: Spread | None = None

@@ -15,6 +15,7 @@ from streamer.log.blocking_client import BlockingClient
 from streamer.log.connecting import unavailable_as_error
 from streamer.log.keys import Keys
 from workers.doctor import allowing, trying
+from workers.doctor.allowing import Asked
 from workers.doctor.cluster import own_slots, parse_info, parse_members
 from workers.doctor.facts import Clock, Cluster, Facts
 
@@ -41,8 +42,10 @@ SENTINEL_CHANNEL = "__sentinel__:hello"
 """Each Sentinel subscribes to it on each server that it watches."""
 
 
-def gather(url: str, prefix: str) -> Facts:
+def gather(url: str, prefix: str, asked: Asked = Asked()) -> Facts:  # noqa: B008 - it cannot be changed
     """Find out all there is to know, and leave nothing behind.
+
+    ``asked`` says whose rights are looked at; unless it is all of one's own, nothing is appended.
 
     Raises LogUnavailable where Redis does not answer, and InvalidSetting where the URL or the prefix is none.
     """
@@ -52,9 +55,9 @@ def gather(url: str, prefix: str) -> Facts:
         if facts.sentinel or (node := _throw_away_node(keys, facts)) is None:
             return facts
         sharded = facts.scheme.endswith("+cluster")
-        user, lacks = allowing.find_lacks(client, lambda: open_server(url), keys, node, sharded)
-        facts = replace(facts, user=user, lacks=lacks, ping=trying.time_pings(client))
-        if lacks or facts.replica:
+        user, lacks = allowing.find_lacks(client, lambda: open_server(url), keys, node, sharded, asked)
+        facts = replace(facts, user=user, role=asked.role, lacks=lacks, ping=trying.time_pings(client))
+        if lacks or facts.replica or not asked.tried:
             return facts
         return trying.try_log(facts, client, url, keys, node, sharded)
 

@@ -29,14 +29,17 @@ class Need(NamedTuple):
 
 _BOTH, _NODES, _GATEWAYS = "nodes and gateways", "nodes", "gateways"
 
+ROLES = {"both": {_BOTH, _NODES, _GATEWAYS}, "node": {_BOTH, _NODES}, "gateway": {_BOTH, _GATEWAYS}}
+"""Whose needs a user must have who plays a role."""
+
 
 def node_keys(keys: Keys, node: str) -> list[str]:
     """All keys of a node without jobs, whose only writer has the node's name."""
     return [keys.log(node), keys.records(Topic(node)), keys.jobs(node), keys.writer(node, node)]
 
 
-def needs(keys: Keys, node: str, sharded: bool) -> list[Need]:
-    """All that is needed, on a throw-away node. Tried in this order, nothing of it stays.
+def needs(keys: Keys, node: str, sharded: bool, role: str = "both") -> list[Need]:
+    """All that a role needs, on a throw-away node. Tried in this order, nothing of it stays.
 
     The first creates the writer's key, which expires; the others that write find nothing to change, or are refused for
     their arguments or the key's type, which is looked at after the rights.
@@ -68,7 +71,7 @@ def needs(keys: Keys, node: str, sharded: bool) -> list[Need]:
         ("LLEN", every),
         ("LINDEX", every, 0),
         ("LRANGE", every, 0, 0),
-        *([("CLUSTER", "SLOTS")] if sharded else []),
+        *([("CLUSTER", "SLOTS"), ("ASKING",)] if sharded else []),
     ]
     gateways: list[tuple[str | int, ...]] = [
         ("PING",),
@@ -77,10 +80,11 @@ def needs(keys: Keys, node: str, sharded: bool) -> list[Need]:
         ("ZREVRANGE", jobs, 0, 0),
         ("SSUBSCRIBE" if sharded else "SUBSCRIBE", every),
         ("SUNSUBSCRIBE" if sharded else "UNSUBSCRIBE", every),
+        ("SPUBLISH" if sharded else "PUBLISH", keys.probe("doctor", node if sharded else ""), ""),
     ]
     last: list[tuple[str | int, ...]] = [("DEL", *node_keys(keys, node))]
     whose = ((_NODES, nodes), (_BOTH, both), (_GATEWAYS, gateways), (_NODES, last))
-    return [Need(who, words) for who, commands in whose for words in commands]
+    return [Need(who, words) for who, commands in whose if who in ROLES[role] for words in commands]
 
 
 def lack_of(need: Need, refusal: str) -> Lack | None:
@@ -102,12 +106,22 @@ def _subject(need: Need) -> str | int:
 
 
 class Rights(NamedTuple):
-    """What of one kind is missing: the things, the rules that would give them, who lacks them, and to whom."""
+    """What of one kind is missing: the things, what to do, who lacks them, and to whom."""
 
     things: str
-    rules: str
+    remedy: str
     who: str
     user: str
+
+
+def _remedy(kind: str, things: list[str], user: str, facts: Facts) -> str:
+    if kind == "unknown":
+        return "Undo rename-command; a managed Redis that disables them cannot be used."
+    if kind != "command" and facts.role != "both":
+        # Not all keys: a user of its own has them so that it has no others.
+        return f"Give the user {user} the rules that deploy/redis/users.acl has for one like it."
+    rules = {"command": " ".join(f"+{thing}" for thing in things), "key": f"~{facts.prefix}*"}
+    return f"ACL SETUSER {user} {rules.get(kind, f'&{facts.prefix}*')}"
 
 
 def _read(kind: str) -> Check[Rights]:
@@ -117,22 +131,17 @@ def _read(kind: str) -> Check[Rights]:
         lacks = [lack for lack in facts.lacks if lack.kind == kind]
         things = sorted({lack.what for lack in lacks})
         who = {lack.who for lack in lacks}
-        rules = {
-            "command": " ".join(f"+{thing}" for thing in things),
-            "key": f"~{facts.prefix}*",
-            "channel": f"&{facts.prefix}*",
-            "unknown": "",
-        }
         words = who.pop() if len(who) == 1 else _BOTH
-        return Rights(", ".join(things), rules[kind], words, facts.user or "USER")
+        user = facts.user or "USER"
+        return Rights(", ".join(things), _remedy(kind, things, user, facts), words, user)
 
     return Check(
         _TITLES[kind],
         Promise.HISTORY,
         read,
         "all that are needed",
-        (Case(lambda rights: bool(rights.things), Level.PROBLEM, _FOUND[kind], _PROMISES[kind], _REMEDIES[kind]),),
-        unknown="Look at the user's rules with ACL GETUSER, and compare them with the README.",
+        (Case(lambda rights: bool(rights.things), Level.PROBLEM, _FOUND[kind], _PROMISES[kind], "{0.remedy}"),),
+        unknown="Ask as a user who may run ACL DRYRUN, or compare ACL GETUSER with deploy/redis/users.acl.",
     )
 
 
@@ -154,11 +163,4 @@ _PROMISES = {
     "channel": Promise.LIVE,
     "unknown": Promise.HISTORY,
 }
-_REMEDIES = {
-    "command": "ACL SETUSER {0.user} {0.rules}",
-    "key": "ACL SETUSER {0.user} {0.rules}",
-    "channel": "ACL SETUSER {0.user} {0.rules}",
-    "unknown": "Undo rename-command; a managed Redis that disables them cannot be used.",
-}
-
 CHECKS: tuple[Check[Rights], ...] = tuple(_read(kind) for kind in _TITLES)

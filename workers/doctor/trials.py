@@ -10,7 +10,7 @@ EARLIEST_S = 1_600_000_000
 """In 2020: no clock that is right shows less."""
 
 
-_NOT_TRIED = "It is tried only on a master, by a user who lacks no right, and without harm."
+_NOT_TRIED = "It is tried only on a master, by a user who lacks no right, without --role and --user."
 _NEAR = "Run Redis near to its nodes and gateways; look at SLOWLOG GET and LATENCY DOCTOR for what holds it up."
 
 CHECKS: tuple[Check[Trial] | Check[Spread] | Check[Clock], ...] = (
