@@ -168,6 +168,7 @@ def test_what_nodes_publish_is_shown_as_text_and_never_run(
         streamer.update(text, {"job": text, text: text})
     streamer.flush()
     _open(page, gateway, streamer.node)
+    expect(page.get_by_test_id("status")).to_have_count(len(MARKUP))
     for text, status in zip(MARKUP, page.get_by_test_id("status").all(), strict=True):
         expect(status).to_have_text(text)
     for row in page.get_by_test_id("update").all():
