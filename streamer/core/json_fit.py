@@ -6,7 +6,6 @@ All who watch read JSON. What it cannot hold has to be refused where it is writt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite, isnan
 from typing import Any
 
 import msgspec
@@ -20,8 +19,7 @@ MAX_KEYS = 10_000
 _PATH_CHARACTERS = 200
 _KEY_CHARACTERS = 40
 _CONTAINERS = (dict, list, tuple)
-_BYTES = (bytes, bytearray, memoryview)
-_HARMLESS = {bool, type(None)}
+_HARMLESS = {bool, float, type(None)}
 
 
 class Unfit(Exception):
@@ -47,12 +45,13 @@ class TooDeep(Unfit):
 
 
 def plain_state(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """A state as JSON's own types; what has such a form, a date or a dataclass, is turned into it.
+    """A state as JSON's own types; what has such a form, a date or a dataclass, is turned into it: bytes into base64,
+    numbers as keys into text. NaN and infinity stay, of which JSON makes null.
 
-    Raises Unfit where something has none, or could not be told from another value once it is read.
+    Raises Unfit where something has none.
     """
     try:
-        plain: dict[str, Any] = msgspec.to_builtins(dict(state), builtin_types=_BYTES)
+        plain: dict[str, Any] = msgspec.to_builtins(dict(state), str_keys=True)
     except RecursionError:
         raise TooDeep("is nested too deep") from None
     except Exception as error:  # whatever a foreign object's own code raises
@@ -83,15 +82,12 @@ class _Walk:
         elif kind is int:
             if not -(2**63) <= value < 2**64:
                 raise Unfit("is a whole number of more than 64 bits")
-        elif kind is float:
-            if not isfinite(value):
-                raise Unfit("is NaN" if isnan(value) else "is infinite")
         elif kind is dict:
             self._check_mapping(value, levels)
         elif kind in (list, tuple):
             self._check_list(value, levels)
         elif kind not in _HARMLESS:
-            raise Unfit("is bytes" if isinstance(value, _BYTES) else f"is of the type {kind.__name__:.80}")
+            raise Unfit(f"is of the type {kind.__name__:.80}")
 
     def _check_mapping(self, mapping: dict[Any, Any], levels: int) -> None:
         _check_levels(levels)
@@ -157,18 +153,24 @@ def _check_shape(value: Any, levels: int) -> None:
 def _find_strange(value: Any, levels: int) -> None:
     """Raise Unfit, with the way to it, for a value that cannot be turned into JSON's types."""
     if not isinstance(value, _CONTAINERS) or levels <= 0:
-        try:
-            msgspec.to_builtins(value, builtin_types=_BYTES)
-        except Exception as error:
-            what = f"is of the type {type(value).__name__:.80}, which JSON does not have"
-            raise Unfit(what) from error
+        _must_be_plain(value, f"is of the type {type(value).__name__:.80}, which JSON does not have")
         return
+    if isinstance(value, dict):
+        for key in value:
+            _must_be_plain({key: None}, f"has a key of the type {type(key).__name__:.80}, which cannot become text")
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         try:
             _find_strange(inner, levels - 1)
         except Unfit as flaw:
             flaw.path.append(key)
             raise
+
+
+def _must_be_plain(value: object, what: str) -> None:
+    try:
+        msgspec.to_builtins(value, str_keys=True)
+    except Exception as error:
+        raise Unfit(what) from error
 
 
 def _step(key: object) -> str:

@@ -65,8 +65,8 @@ def pack_tail(status: object, state: object, timestamp: object) -> bytes:
     """Pack what the publisher knows of an update.
 
     ``state`` is a mapping with text keys; its values are whatever JSON has, and what msgspec turns into that: dates,
-    UUIDs, enums, dataclasses, sets. It is packed at once, so later changes to it do no harm. What is packed reads back
-    as it was, through JSON, too: what JSON has not got (NaN, bytes, keys that are no text) is refused.
+    UUIDs, enums, dataclasses, sets, bytes (as base64). It is packed at once, so later changes to it do no harm.
+    What is packed reads back the same by msgpack and by JSON, but for NaN and infinity, which are null in JSON.
 
     Raises InvalidUpdate with a sentence that says what is wrong, and where in the state.
     """

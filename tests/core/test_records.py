@@ -190,21 +190,18 @@ class Strange:
 UNFIT: list[tuple[Any, str]] = [
     ({"x": Strange()}, "state.x is of the type Strange, which JSON does not have"),
     ({"x": [0, {"y": Strange()}]}, "state.x[1].y is of the type Strange, which JSON does not have"),
+    ({"metrics": [0, 0, 0, {"loss": 2**64}]}, "state.metrics[3].loss is a whole number of more than 64 bits"),
     ({"x": 2**64}, "state.x is a whole number of more than 64 bits"),
     ({"x": -(2**63) - 1}, "state.x is a whole number of more than 64 bits"),
     ({"x": 10**5000}, "state.x is a whole number of more than 64 bits"),
-    ({"metrics": [0, 0, 0, {"loss": float("nan")}]}, "state.metrics[3].loss is NaN"),
-    ({"a": {"b": (float("inf"),)}}, "state.a.b[0] is infinite"),
     ({"x": "half a pair \ud83d"}, "state.x holds half a surrogate pair"),
     ({"x": {"\ud83d": 1}}, "state.x has a key that holds half a surrogate pair"),
-    ({"x": b"ab"}, "state.x is bytes"),
     ({"x": [msgspec.msgpack.Ext(1, b"")]}, "state.x[0] is of the type Ext, which JSON does not have"),
-    ({"a b": {"": {"\u202e\x1b": float("nan")}}}, r"state['a b']['']['\u202e\x1b'] is NaN"),
-    ({"y" * 1000: float("nan")}, f"state['{'y' * 40}'…] is NaN"),
-    ({None: 1}, "state has a key of the type NoneType, and may have only text"),
-    ({(1, 2): 1}, "state has a key of the type tuple, and may have only text"),
-    ({"x": {1: 1}}, "state.x has a key of the type int, and may have only text"),
-    ({"x": {b"y": 1}}, "state.x has a key of the type bytes, and may have only text"),
+    ({"a b": {"": {"\u202e\x1b": 2**64}}}, r"state['a b']['']['\u202e\x1b'] is a whole number of more than 64 bits"),
+    ({"y" * 1000: 2**64}, f"state['{'y' * 40}'…] is a whole number of more than 64 bits"),
+    ({None: 1}, "state has a key of the type NoneType, which cannot become text"),
+    ({(1, 2): 1}, "state has a key of the type tuple, which cannot become text"),
+    ({"x": {(): 1}}, "state.x has a key of the type tuple, which cannot become text"),
     ({"x": dict.fromkeys(map(str, range(10_000)))}, "state.x has too many keys: a state may have 10,000 altogether"),
 ]
 
@@ -256,8 +253,8 @@ def test_what_is_accepted_reads_back_equal_also_through_json_and_what_is_refused
         return
     (update,) = unpack_records(pack_header(1, 0, -1) + tail)
     assert (update.status, update.timestamp) == (status, timestamp)
-    assert update.state == msgspec.to_builtins(state)
-    assert json.loads(msgspec.json.encode(update.state)) == update.state
+    meant = json.loads(msgspec.json.encode(msgspec.to_builtins(state, str_keys=True)))
+    assert json.loads(msgspec.json.encode(update.state)) == meant
 
 
 @pytest.mark.parametrize(
