@@ -55,14 +55,19 @@ def answer_unavailable() -> Response:
 
 
 @cache
-def _page_file(name: str) -> bytes:
-    return (files(__package__) / "page" / name).read_bytes()
+def _content(path: str) -> bytes:
+    return (files("streamer") / path).read_bytes()
 
 
-def answer_page(name: str) -> Response:
-    """A file of the web page, which may load nothing from elsewhere."""
-    headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
-    return answer(HTTPStatus.OK, _TYPES[PurePath(name).suffix], _page_file(name), headers)
+def answer_file(path: str) -> Response:
+    """A file of the package. A page may load nothing from elsewhere; pages of others may load the client from here."""
+    headers = {
+        "Content-Security-Policy": _PAGE_POLICY,
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",
+        "Access-Control-Allow-Origin": "*",
+    }
+    return answer(HTTPStatus.OK, _TYPES[PurePath(path).suffix], _content(path), headers)
 
 
 def wants_upgrade(request: Request) -> bool:

@@ -9,12 +9,14 @@ from streamer.core.cursor import MAX_INDEX, Cursor
 from streamer.core.errors import InvalidInput
 from streamer.core.names import Topic, check_job, check_node
 
-PAGE_FILES = {
-    "/": "index.html",
-    "/page/style.css": "style.css",
-    "/page/app.js": "app.js",
-    "/page/icon.svg": "icon.svg",
+PUBLIC_FILES = {
+    "/": "gateway/page/index.html",
+    "/page/style.css": "gateway/page/style.css",
+    "/page/app.js": "gateway/page/app.js",
+    "/page/icon.svg": "gateway/page/icon.svg",
+    "/client.js": "client/js/client.js",
 }
+"""Files that anybody may have, by their paths, as they lie in the package."""
 
 
 class Watch(NamedTuple):
@@ -46,13 +48,13 @@ class ListUpdates(NamedTuple):
     after: Cursor | None
 
 
-class ShowPage(NamedTuple):
-    """Give a file of the web page."""
+class GiveFile(NamedTuple):
+    """Give a file of the web page, or the client for JavaScript."""
 
     file: str
 
 
-Route = Watch | Converse | ListNodes | ShowNode | ListUpdates | ShowPage
+Route = Watch | Converse | ListNodes | ShowNode | ListUpdates | GiveFile
 
 
 class UnknownPath(Exception):
@@ -65,8 +67,8 @@ def parse_target(target: str) -> Route:
     Raises UnknownPath, and InvalidInput with a sentence that says what is wrong.
     """
     path, _, query = target.partition("?")
-    if file := PAGE_FILES.get(path):
-        return ShowPage(file)
+    if file := PUBLIC_FILES.get(path):
+        return GiveFile(file)
     match _segments(path):
         case ["ws"]:
             _parameters(query, known=())

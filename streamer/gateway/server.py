@@ -27,9 +27,9 @@ from streamer.fanout.session import Session
 from streamer.gateway.api import answer_api
 from streamer.gateway.connection import GatewayConnection
 from streamer.gateway.conversation import Conversation, Limits
-from streamer.gateway.http import UNAVAILABLE, answer_error, answer_page, answer_unavailable, wants_upgrade
+from streamer.gateway.http import UNAVAILABLE, answer_error, answer_file, answer_unavailable, wants_upgrade
 from streamer.gateway.internal import answer_internal
-from streamer.gateway.routes import Converse, ShowPage, UnknownPath, Watch, parse_target
+from streamer.gateway.routes import Converse, GiveFile, UnknownPath, Watch, parse_target
 from streamer.gateway.settings import GatewaySettings
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
@@ -184,8 +184,8 @@ class Gateway:
             )
         try:
             route = parse_target(request.path)
-            if isinstance(route, ShowPage):
-                return answer_page(route.file)
+            if isinstance(route, GiveFile):
+                return answer_file(route.file)
             if not isinstance(route, Watch | Converse):
                 return await answer_api(self.hub.reader, route)
             if not wants_upgrade(request):

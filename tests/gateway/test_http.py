@@ -67,6 +67,7 @@ async def ask_until(status: int, port: int, target: str) -> Answer:
         ("/?node=gpu-1", "text/html; charset=utf-8"),
         ("/page/style.css", "text/css; charset=utf-8"),
         ("/page/app.js", "text/javascript; charset=utf-8"),
+        ("/client.js", "text/javascript; charset=utf-8"),
         ("/page/icon.svg", "image/svg+xml"),
     ],
 )

@@ -13,12 +13,12 @@ from streamer.core.cursor import MAX_INDEX, Cursor
 from streamer.core.errors import InvalidInput, InvalidName
 from streamer.core.names import ALL, Topic, check_node
 from streamer.gateway.routes import (
-    PAGE_FILES,
+    PUBLIC_FILES,
+    GiveFile,
     ListNodes,
     ListUpdates,
     Route,
     ShowNode,
-    ShowPage,
     UnknownPath,
     Watch,
     parse_target,
@@ -60,8 +60,8 @@ names = st.text(min_size=1, max_size=80).filter(_is_name)
         ("/api/nodes/n/updates", ListUpdates(Topic("n"), None)),
         (f"/api/nodes/n/updates?after={TOKEN}", ListUpdates(Topic("n"), CURSOR)),
         ("/api/nodes/n/jobs/j/updates?after=7", ListUpdates(JOB, Cursor("", 0, 7))),
-        ("/", ShowPage("index.html")),
-        *((path, ShowPage(file)) for path, file in PAGE_FILES.items()),
+        ("/", GiveFile("gateway/page/index.html")),
+        *((path, GiveFile(file)) for path, file in PUBLIC_FILES.items()),
     ],
 )
 def test_a_good_target_is_a_route(target: str, route: Route) -> None:
