@@ -20,8 +20,10 @@ import pytest
 import yaml
 
 from streamer.log.credentials import PASSWORD, PASSWORD_FILE, USERNAME
+from streamer.settings import NodeSettings
 from tests.servers import missing, wait_until
 from workers.commands import cli
+from workers.gateway.processes import STOP_TIMEOUT_S
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -160,12 +162,37 @@ def test_a_gateway_has_time_to_drain_before_it_is_killed(
 ) -> None:
     gateway = workloads["streamer-gateway"]
     container = _container(gateway)
-    drain_s = float(_environment(container)["STREAMER_DRAIN_S"])
-    pause_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert drain_s + pause_s < _pod(gateway)["terminationGracePeriodSeconds"]
+    assert _stop_s(_environment(container)) < _pod(gateway)["terminationGracePeriodSeconds"]
     for name in ("gateway-1", "gateway-2"):
         grace_s = float(services[name]["stop_grace_period"].removesuffix("s"))
-        assert float(services[name]["environment"]["STREAMER_DRAIN_S"]) < grace_s
+        assert _stop_s(services[name]["environment"]) < grace_s
+
+
+def _stop_s(environment: dict[str, str]) -> float:
+    """For how long a gateway stops at the most, with `--processes` before the supervisor ends what hangs."""
+    return float(environment["STREAMER_NOTICE_S"]) + float(environment["STREAMER_DRAIN_S"]) + STOP_TIMEOUT_S
+
+
+def test_no_balancer_sends_a_gateway_clients_any_more_when_it_refuses_them(
+    workloads: dict[str, Manifest], services: dict[str, Any]
+) -> None:
+    container = _container(workloads["streamer-gateway"])
+    probe = container["readinessProbe"]
+    assert float(_environment(container)["STREAMER_NOTICE_S"]) > probe["periodSeconds"] * probe["failureThreshold"]
+    # A sleep before SIGTERM would only make it longer.
+    assert "lifecycle" not in container
+    proxy = (DEPLOY / "Caddyfile").read_text()
+    interval_s, timeout_s = (float(text) for text in re.findall(r"health_(?:interval|timeout) (\d+)s", proxy))
+    for name in ("gateway-1", "gateway-2"):
+        assert float(services[name]["environment"]["STREAMER_NOTICE_S"]) > interval_s + timeout_s
+
+
+def test_a_node_has_time_to_send_its_last_updates_before_it_is_killed(
+    workloads: dict[str, Manifest], services: dict[str, Any]
+) -> None:
+    assert _pod(workloads["streamer-node"])["terminationGracePeriodSeconds"] > NodeSettings.exit_flush_s
+    for name in ("node-1", "node-2", "node-3"):
+        assert float(services[name]["stop_grace_period"].removesuffix("s")) > NodeSettings.exit_flush_s
 
 
 def test_pods_are_not_root_and_no_service_sets_their_options(workloads: dict[str, Manifest]) -> None:

@@ -75,6 +75,7 @@ class Gateway:
         subscriber = Subscriber(settings.redis_url, linger_s=settings.linger_ms / 1000, keys=settings.keys)
         self.hub = Hub(reader, subscriber, settings.keys, settings.hub)
         self.draining = False
+        self._ending = False
         self._server: Server | None = None
         self._internal: Server | None = None
         self._connections: set[GatewayConnection] = set()
@@ -126,34 +127,50 @@ class Gateway:
         assert self._server is not None
         return cast(int, self._server.sockets[0].getsockname()[1])
 
-    async def stop(self, drain_s: float | None = None) -> None:
+    async def stop(self, drain_s: float | None = None, notice_s: float | None = None) -> None:
         """Stop in order: be not ready, accept no more, close the clients spread over the time given, let go of Redis.
 
-        Each client is told where to go on elsewhere. ``drain_s`` is by default the settings'. May be cancelled, which
-        makes it quick: who is still there is told at once. Cancelled once more, it waits for nobody's answer.
+        For ``notice_s`` seconds after it is not ready any more it still serves whoever comes. Each client is told where
+        to go on elsewhere. Both times are the settings' by default. May be cancelled, which makes it quick: who is
+        still there is told at once. Cancelled once more, it waits for nobody's answer.
         """
         self.draining = True
         try:
-            if self._server is not None:
-                self._server.close(close_connections=False)
+            await self._give_notice(self.settings.notice_s if notice_s is None else notice_s)
+            self._accept_no_more()
             await self._drain(self.settings.drain_s if drain_s is None else drain_s)
         finally:
+            self._accept_no_more()
             try:
                 await self._hear_last_words()
             finally:
                 await self._release()
 
+    async def _give_notice(self, notice_s: float) -> None:
+        if notice_s > 0:
+            _log.info("not ready any more; clients are accepted for another %g s", notice_s)
+            await asyncio.sleep(notice_s)
+
+    def _accept_no_more(self) -> None:
+        if self._server is not None:
+            self._server.close(close_connections=False)
+
     async def _drain(self, drain_s: float) -> None:
         clients = [connection for connection in self._connections if connection.session is not None]
         if clients:
             _log.info("closing %d clients over %g s", len(clients), drain_s)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         for n, connection in enumerate(clients):
-            if n > 0:
-                await asyncio.sleep(drain_s / len(clients))
+            # By the clock: each sleep is longer than asked for, which would add up to minutes for many clients.
+            early_s = began + n * drain_s / len(clients) - loop.time()
+            if early_s > 0:
+                await asyncio.sleep(early_s)
             self._dismiss(connection)
 
     async def _hear_last_words(self) -> None:
         """Dismiss all who are still there, and wait a little for them, and for those whom an answer is due."""
+        self._ending = True
         for connection in self._connections:
             self._dismiss(connection)
         due = [connection.connection_lost_waiter for connection in self._connections if connection.request is not None]
@@ -275,8 +292,8 @@ class Gateway:
         session = connection.session = Session(connection, connection.watch.topic, self.settings.hub.stall_s)
         try:
             await self._join(session, connection.position)
-            if self.draining:
-                self._dismiss(connection)
+            if self._ending:
+                self._dismiss(connection)  # else the drain does
             await connection.recv()
             session.close(CloseCode.UNSUPPORTED_DATA, "this endpoint only sends: it takes no messages from clients")
             while True:

@@ -16,13 +16,14 @@ MOST_LINGER_MS = 1000.0
 class GatewaySettings:
     """Where a gateway listens, and how it treats its clients.
 
-    ``internal_port`` serves health and metrics, on the same host; None for not at all. ``drain_s`` is over how many
-    seconds a gateway that stops spreads the closing of its clients. ``ping_s`` is how often, in seconds, a client is
-    asked whether it is still there, and how long it has to answer. ``linger_ms`` is for how many milliseconds updates
-    are collected before they are written together, which costs less and delays them. ``compress`` offers compression
-    (RFC 7692) to clients. On a v1 connection, a client may have ``max_topics`` at the same time, and send messages of
-    ``max_message_bytes`` and ``max_messages_s`` of them a second. ``reuse_port`` lets other processes of this user that
-    set it, too, listen on the same port.
+    ``internal_port`` serves health and metrics, on the same host; None for not at all. ``notice_s`` is for how many
+    seconds a gateway that is told to stop still accepts clients, while it says that it is not ready: for load balancers
+    to learn of it. ``drain_s`` is over how many seconds it then spreads the closing of its clients. ``ping_s`` is how
+    often, in seconds, a client is asked whether it is still there, and how long it has to answer. ``linger_ms`` is for
+    how many milliseconds updates are collected before they are written together, which costs less and delays them.
+    ``compress`` offers compression (RFC 7692) to clients. On a v1 connection, a client may have ``max_topics`` at the
+    same time, and send messages of ``max_message_bytes`` and ``max_messages_s`` of them a second. ``reuse_port`` lets
+    other processes of this user that set it, too, listen on the same port.
 
     Raises InvalidSetting where a value is out of range.
     """
@@ -32,6 +33,7 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     port: int = 8080
     internal_port: int | None = None
+    notice_s: float = 0.0
     drain_s: float = 10.0
     ping_s: float = 20.0
     linger_ms: float = 0.0
@@ -46,8 +48,8 @@ class GatewaySettings:
         check_url(self.redis_url)
         if self.internal_port is not None and self.internal_port == self.port != 0:
             raise InvalidSetting(f"the internal port must be another than the port, which is {self.port}")
-        if not self.drain_s >= 0 or not self.ping_s > 0:
-            raise InvalidSetting("drain_s must be 0 or more seconds, and ping_s more than 0")
+        if not (self.notice_s >= 0 and self.drain_s >= 0 and self.ping_s > 0):
+            raise InvalidSetting("notice_s and drain_s must be 0 or more seconds, and ping_s more than 0")
         if self.max_topics < 1 or self.max_message_bytes < 1:
             raise InvalidSetting("max_topics and max_message_bytes must be 1 or more")
         if not 0 < self.max_messages_s < float("inf"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -11,6 +12,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from streamer.fanout.hub import HubSettings
+from streamer.fanout.locating import Position
+from streamer.fanout.session import Session
+from streamer.gateway.connection import GatewayConnection
 from streamer.gateway.server import Gateway
 from tests.gateway.clients import (
     DEADLINE_S,
@@ -31,13 +35,13 @@ from tests.gateway.clients import (
 )
 from tests.servers import RedisServer
 
-SLOW_DRAIN_S = 600.0
+SLOW_DRAIN_S = SLOW_NOTICE_S = 600.0
 
 
 @asynccontextmanager
-async def stopping(gateway: Gateway, drain_s: float) -> AsyncIterator[asyncio.Task[None]]:
+async def stopping(gateway: Gateway, drain_s: float, notice_s: float = 0) -> AsyncIterator[asyncio.Task[None]]:
     """A gateway that has begun to stop; made quick, if need be, at the end of the block."""
-    task = asyncio.create_task(gateway.stop(drain_s))
+    task = asyncio.create_task(gateway.stop(drain_s, notice_s))
     await asyncio.sleep(0)
     try:
         yield task
@@ -83,6 +87,59 @@ async def test_it_is_not_ready_and_accepts_nobody_while_its_clients_are_still_se
         assert len(still) == 2
         for client in still:
             assert await indexes(client, 1) == [1]
+
+
+async def test_with_notice_it_is_not_ready_and_serves_whoever_comes_as_before(
+    gateway: Gateway, publisher: Node
+) -> None:
+    publisher.count(1)
+    internal = gateway.settings.internal_port or 0
+    async with (
+        connect(gateway, path(publisher.name)) as before,
+        stopping(gateway, 0, SLOW_NOTICE_S) as task,
+        connect(gateway, path(publisher.name)) as after,
+    ):
+        answer = await ask(internal, "/readyz")
+        assert (answer.status, answer.error) == (503, "the gateway is stopping")
+        assert (await ask(gateway.port, "/api/nodes")).status == 200
+        publisher.count(1)
+        for client in (before, after):
+            assert await indexes(client, 2) == [0, 1]
+        assert not task.done()
+
+
+async def test_who_came_after_the_notice_is_drained_like_everybody(gateway: Gateway, publisher: Node) -> None:
+    publisher.count(1)
+    async with AsyncExitStack() as stack:
+        port = gateway.port
+        clients = await _join(stack, gateway, path(publisher.name), 1)
+        task = await stack.enter_async_context(stopping(gateway, SLOW_DRAIN_S, 0.5))
+        clients += await _join(stack, gateway, path(publisher.name), 2)
+        assert not any(map(_is_closed, clients))
+        await eventually("the first is told", lambda: any(map(_is_closed, clients)))
+        assert await _refused(port)
+        assert sum(map(_is_closed, clients)) == 1
+        task.cancel()
+        for client in clients:
+            assert (await end(client)).code == 1012
+
+
+async def test_cancelling_the_notice_makes_it_quick_and_everybody_is_still_told(
+    gateway: Gateway, publisher: Node
+) -> None:
+    publisher.count(1)
+    port = gateway.port
+    async with (
+        connect(gateway, path(publisher.name)) as before,
+        stopping(gateway, SLOW_DRAIN_S, SLOW_NOTICE_S) as task,
+        connect(gateway, path(publisher.name)) as after,
+    ):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, DEADLINE_S)
+        await _assert_released(gateway, port)
+        for client in (before, after):
+            assert (await end(client)).code == 1012
 
 
 async def _until_last(client: ClientConnection) -> list[int]:
@@ -140,6 +197,52 @@ async def test_clients_are_closed_one_after_another_over_the_drain_time(gateway:
         assert open_when_one_closed[0] >= 5
         await asyncio.wait_for(asyncio.gather(*watching), DEADLINE_S)
         assert len(set(open_when_one_closed)) > 3, "they went in several steps"
+
+
+async def test_a_drain_of_many_clients_takes_no_longer_than_it_may(gateway: Gateway, publisher: Node) -> None:
+    """Sleeps that are each a little too long would add up."""
+    publisher.count(1)
+    async with AsyncExitStack() as stack:
+        clients = await _join(stack, gateway, path(publisher.name), 200)
+        dismissed = gateway._dismiss
+
+        def dismiss_slowly(connection: GatewayConnection) -> None:
+            time.sleep(0.005)
+            dismissed(connection)
+
+        gateway._dismiss = dismiss_slowly  # type: ignore[method-assign]
+        began = asyncio.get_running_loop().time()
+        await gateway._drain(2)
+        assert asyncio.get_running_loop().time() - began < 2.5
+        for client in clients:
+            assert (await end(client)).code == 1012
+
+
+async def test_who_is_joining_when_the_door_closes_is_drained_in_turn(gateway: Gateway, publisher: Node) -> None:
+    publisher.count(1)
+    joining, joined = asyncio.Event(), asyncio.Event()
+    join = gateway.hub.join
+
+    async def join_late(session: Session, position: Position | None = None) -> None:
+        joining.set()
+        await joined.wait()
+        await join(session, position)
+
+    async with AsyncExitStack() as stack:
+        clients = await _join(stack, gateway, path(publisher.name), 20)
+        for client in clients:
+            await receive(client, 1)
+        gateway.hub.join = join_late  # type: ignore[method-assign]
+        late = await _join(stack, gateway, path(publisher.name), 20)
+        await asyncio.wait_for(joining.wait(), DEADLINE_S)
+        await eventually("all are about to join", lambda: sum(1 for each in gateway._connections if each.session) == 40)
+        await stack.enter_async_context(stopping(gateway, SLOW_DRAIN_S))
+        joined.set()
+        await eventually("the first is told", lambda: any(map(_is_closed, clients + late)))
+        for client in late:
+            if not _is_closed(client):
+                assert await indexes(client, 1) == [0]
+        assert sum(map(_is_closed, clients + late)) == 1
 
 
 async def test_all_who_got_in_before_it_closed_the_door_are_told(gateway: Gateway, publisher: Node) -> None:

@@ -24,6 +24,12 @@ _HUB = HubSettings()
 @option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, help="The port to listen on; 0 for a free one.")
 @option("--internal-port", type=click.IntRange(0, 65535), help="A port for /healthz, /readyz and /metrics.")
 @option("--processes", type=click.IntRange(1), default=1, help="Processes that serve the port together.")
+@option(
+    "--notice-s",
+    type=Seconds(),
+    default=GatewaySettings.notice_s,
+    help="Seconds for which SIGTERM only fails /readyz, and new clients are still served.",
+)
 @option("--drain-s", type=Seconds(), default=GatewaySettings.drain_s, help="Seconds over which SIGTERM closes clients.")
 @option(
     "--ping-s", type=Seconds(more_than_0=True), default=GatewaySettings.ping_s, help="Seconds between keep-alive pings."
@@ -72,6 +78,7 @@ def gateway(
     port: int,
     internal_port: int | None,
     processes: int,
+    notice_s: float,
     drain_s: float,
     ping_s: float,
     keep_s: float,
@@ -96,8 +103,9 @@ def gateway(
     http://HOST:PORT/                         the page
     http://HOST:PORT/api/nodes                the fleet, as JSON
 
-    Any number of gateways may serve the same Redis. SIGTERM drains: clients are closed bit by bit and resume
-    elsewhere. Ctrl-C ends at once.
+    Any number of gateways may serve the same Redis. SIGTERM drains: /readyz fails, after --notice-s nobody new is
+    accepted, and over --drain-s clients are closed bit by bit and resume elsewhere. Ctrl-C ends at once, and so does a
+    second signal.
 
     With --processes, so many processes share the port, each with a memory of its own; one that dies is started again.
     The internal port answers for them all.
@@ -109,6 +117,7 @@ def gateway(
         host,
         port,
         internal_port,
+        notice_s,
         drain_s,
         ping_s,
         linger_ms,

@@ -19,7 +19,7 @@ STEADY_S = 60.0
 """A process that has served this long is started again as soon as the first time."""
 
 STOP_TIMEOUT_S = 5.0
-"""How long a process may take to end, beyond the drain, before it is killed."""
+"""How long a process may take to end, beyond notice and drain, before it is killed."""
 
 _log = logging.getLogger("streamer.gateway")
 

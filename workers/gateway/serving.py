@@ -39,7 +39,7 @@ def stopping_signals() -> asyncio.Queue[signal.Signals]:
 async def serve(
     settings: GatewaySettings, told: asyncio.Queue[signal.Signals], serving: Callable[[Gateway], None] | None = None
 ) -> None:
-    """Serve until a signal is told: SIGTERM drains, SIGINT does not, a second one of either ends the drain.
+    """Serve until a signal is told: SIGTERM drains, SIGINT does not, a second one of either ends notice and drain.
 
     ``serving`` is called once it listens. Raises CannotListen.
     """
@@ -56,8 +56,8 @@ async def serve(
     )
     if serving is not None:
         serving(server)
-    drain_s = settings.drain_s if await told.get() is signal.SIGTERM else 0.0
-    stopping = asyncio.create_task(server.stop(drain_s))
+    slow = await told.get() is signal.SIGTERM
+    stopping = asyncio.create_task(server.stop() if slow else server.stop(0, 0))
     again = asyncio.create_task(told.get())
     await asyncio.wait([stopping, again], return_when=asyncio.FIRST_COMPLETED)
     again.cancel()

@@ -21,7 +21,7 @@ _log = logging.getLogger("streamer.gateway")
 def supervise(settings: GatewaySettings, processes: int, log_level: str) -> None:
     """Have so many processes serve one port until a signal comes.
 
-    SIGTERM drains them, SIGINT does not; a second one of either ends the drain, a third kills them. Raises
+    SIGTERM drains them, SIGINT does not; a second one of either ends notice and drain, a third kills them. Raises
     CannotListen or CannotStart where that fails at the start; nothing is left running then.
     """
     with ExitStack() as stack:
@@ -50,7 +50,7 @@ async def _supervise(settings: GatewaySettings, many: int, log_level: str) -> No
         )
         running = asyncio.create_task(processes.run())
         if number := await _signal_while(running, told, None):
-            await _stop(processes, running, told, number, settings.drain_s)
+            await _stop(processes, running, told, number, settings.notice_s + settings.drain_s)
         await running
     _log.info("stopped")
 
@@ -60,11 +60,11 @@ async def _stop(
     running: asyncio.Task[None],
     told: asyncio.Queue[signal.Signals],
     number: signal.Signals,
-    drain_s: float,
+    stop_s: float,
 ) -> None:
     """End the processes, each time quicker: when another signal comes, or when they have had their time."""
     steps: list[tuple[signal.Signals, float | None]] = [
-        (signal.SIGTERM, drain_s + STOP_TIMEOUT_S),
+        (signal.SIGTERM, stop_s + STOP_TIMEOUT_S),
         (signal.SIGINT, STOP_TIMEOUT_S),
         (signal.SIGKILL, None),
     ]

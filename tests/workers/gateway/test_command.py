@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from contextlib import ExitStack
@@ -40,6 +41,29 @@ def _closed(client: ClientConnection) -> bool:
     except TimeoutError:
         pass
     return False
+
+
+def test_with_notice_sigterm_fails_readiness_before_it_refuses_clients(valkey: RedisServer, node: str) -> None:
+    with ExitStack() as stack:
+        gateway = stack.enter_context(GatewayProcess(valkey.url, "--notice-s", "600", "--drain-s", "0"))
+        before = stack.enter_context(connect(f"{gateway.url}/nodes/{node}"))
+        gateway.process.terminate()
+        wait_until("it is not ready", lambda: not gateway._ready())
+        after = stack.enter_context(connect(f"{gateway.url}/nodes/{node}"))
+        run("publish", node, "one", redis_url=valkey.url)
+        for client in (before, after):
+            assert json.loads(client.recv(timeout=DEADLINE_S))["status"] == "one"
+        gateway.process.terminate()
+        for client in (before, after):
+            wait_until("the client is closed", lambda client=client: _closed(client))  # type: ignore[misc]
+            assert client.close_code == 1012
+        assert gateway.process.wait(DEADLINE_S) == 0
+
+
+def test_ctrl_c_gives_no_notice(valkey: RedisServer) -> None:
+    with GatewayProcess(valkey.url, "--notice-s", "600") as gateway:
+        gateway.process.send_signal(signal.SIGINT)
+        assert gateway.process.wait(DEADLINE_S) == 0
 
 
 def test_a_second_signal_ends_the_drain(valkey: RedisServer, node: str) -> None:

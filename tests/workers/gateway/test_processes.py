@@ -223,6 +223,20 @@ def test_while_they_drain_they_are_not_ready_and_a_second_signal_ends_them_at_on
         assert {client.close_code for client in clients + more} == {1012}
 
 
+def test_with_notice_they_are_not_ready_and_all_serve_on_until_a_second_signal(valkey: RedisServer, node: str) -> None:
+    with Gateways(valkey.url, "--notice-s", NEVER_S, "--drain-s", "0") as gateways, ExitStack() as stack:
+        gateways.process.terminate()
+        wait_until("they are not ready", lambda: gateways.ask("/readyz")[0] == 503)
+        clients = join_until_all_have_some(stack, gateways, node)
+        publish(valkey, node, "one")
+        assert {received(client) for client in clients} == {"one"}
+        gateways.process.terminate()
+        assert gateways.process.wait(DEADLINE_S) == 0
+        assert all_ended(gateways)
+        wait_until("all are closed", lambda: all(map(is_closed, clients)))
+        assert {client.close_code for client in clients} == {1012}
+
+
 def test_a_third_signal_kills_one_that_hangs(valkey: RedisServer, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with Gateways(valkey.url, "--drain-s", NEVER_S, log=log) as gateways:
