@@ -15,12 +15,15 @@ from streamer.settings import NodeSettings
 if TYPE_CHECKING:
     from streamer.durable.directory import OutboxDirectory
 
+LOOK_S = 5.0
+"""How often a process looks for what others of the node have left that ended meanwhile."""
+
 DURABLE_WRITER_TTL_S = 90 * 24 * 3600
 """How long Redis remembers a writer whose updates may wait on a disk for the node's next start."""
 
 
 class Lanes:
-    """All that one publisher sends. Whoever shares it holds a lock around every call.
+    """All that one publisher sends. Whoever shares it holds a lock around every call but `find`.
 
     Raises OutboxNotWritable where the directory of durable outboxes cannot be used.
     """
@@ -32,6 +35,7 @@ class Lanes:
         self._node, self._settings = node, settings
         self._adopted: list[Lane] = []
         self._directory: OutboxDirectory | None = None
+        self._looked_at = time.monotonic()
         self._resent = self._lost = 0
         self.retention = settings.retention
         if settings.outbox_dir:
@@ -44,15 +48,26 @@ class Lanes:
         self.own = Lane(writer, self._settings, now, owned)
         return self.own
 
-    def adopt(self) -> bool:
-        """Take over what ended processes of the node have left; return whether there is anything to do."""
+    def find(self) -> list[Lane]:
+        """Own what ended processes of the node have left, to be adopted or closed. It may read much from the disk."""
+        found: list[Lane] = []
         if self.durable:
+            self._looked_at = time.monotonic()
             for owned in self._outboxes().adopt():
                 try:
-                    self._adopted.append(Lane(owned.writer, self._settings, time.monotonic(), owned))
+                    found.append(Lane(owned.writer, self._settings, time.monotonic(), owned))
                 except OutboxNotWritable as error:
                     owned.release(empty=False)
-                    self.left.append(error)
+                    self._leave_to_others(owned.writer, error)
+        return found
+
+    def look_due_in_s(self, now: float) -> float | None:
+        """In how many seconds `find` is to be called again; None for never."""
+        return max(0.0, self._looked_at + LOOK_S - now) if self.durable else None
+
+    def adopt(self, found: list[Lane]) -> bool:
+        """Send what was found from now on; return whether there is anything to do."""
+        self._adopted += found
         self.retire()
         return bool(self._adopted or self.left)
 
@@ -99,7 +114,7 @@ class Lanes:
                     if lane is self.own:
                         raise
                     self._leave(lane)
-                    self.left.append(error)
+                    self._leave_to_others(lane.writer, error)
         return None
 
     def retire(self) -> None:
@@ -139,6 +154,10 @@ class Lanes:
         self._resent += lane.resent
         self._lost += lane.lost
         lane.close()
+
+    def _leave_to_others(self, writer: str, error: OutboxNotWritable) -> None:
+        if self._outboxes().is_news_of(writer):
+            self.left.append(error)
 
     def _outboxes(self) -> OutboxDirectory:
         if self._directory is None:

@@ -35,7 +35,7 @@ class Publisher:
         self._node, self._settings = node, settings
         self._sender = Sender(node, settings, exclusive)
         self._changed, self._lanes = self._sender.changed, self._sender.lanes
-        if adopts and self._lanes.adopt():
+        if adopts and self._lanes.adopt(self._lanes.find()):
             with self._changed:
                 self._start()
 

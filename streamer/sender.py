@@ -115,6 +115,8 @@ class Sender:
             return 0
         now = time.monotonic()
         waits = [max(0.0, lane.heard_at + CHECK_S - now) for lane in self.lanes.keeping]
+        if (look_s := self.lanes.look_due_in_s(now)) is not None:
+            waits.append(look_s)
         if (summary_s := self._summary_due_in_s(now)) is not None:
             waits.append(summary_s)
         if self._claim is not None:
@@ -123,6 +125,8 @@ class Sender:
 
     def _send(self, log: NodeLog) -> None:
         now = time.monotonic()
+        if self.lanes.look_due_in_s(now) == 0:
+            self._adopt()
         with self.changed:
             next_ = self.lanes.next_batch(now)
             left, self.lanes.left = self.lanes.left, []
@@ -136,6 +140,16 @@ class Sender:
                 self._append(log, lane, lane.nothing())
         if self._summary_due_in_s(time.monotonic()) == 0:
             self._tell(log)
+
+    def _adopt(self) -> None:
+        """Take over what other processes of the node have left that have ended since the last look."""
+        found = self.lanes.find()
+        with self.changed:
+            if not self.ended:
+                self.lanes.adopt(found)
+                return
+        for lane in found:
+            lane.close()
 
     def _append(self, log: NodeLog, lane: Lane, batch: Batch) -> None:
         """Append a batch; an empty one asks whether Redis still has what it has acknowledged."""

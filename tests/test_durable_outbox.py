@@ -10,14 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from streamer import NodeSettings, NotAcknowledged, OutboxFull, OutboxNotWritable, StateStreamer
 from streamer.durable.directory import OwnedFile
-from tests.commands import DEADLINE_S, NO_REDIS, environment, updates
+from streamer.lanes import LOOK_S, Lanes
+from streamer.sender import Sender
+from tests.commands import DEADLINE_S, NO_REDIS, environment, first_line, updates
 from tests.proxies import Proxy
 from tests.servers import RedisServer, free_port, wait_until
 from tests.streamers import Make
@@ -447,3 +449,80 @@ def test_a_stopped_process_keeps_its_file(valkey: RedisServer, node: str, tmp_pa
         assert other.statistics().adopted == 0
         other.close(FLUSH_S)
         assert len([name for name in files(tmp_path) if name.endswith(".sqlite")]) == 1
+
+
+PUBLISH_AND_WAIT = """
+import sys
+from streamer import lanes, state_streaming
+
+lanes.LOOK_S = 0.02
+streamer = state_streaming(sys.argv[1])
+streamer.update("living", {})
+streamer.flush(20)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def living(node: str, url: str, directory: Path) -> Iterator[None]:
+    """A process that has published an update, keeps nothing of it, and looks for what others leave, all the time."""
+    variables = environment(
+        STREAMER_REDIS_URL=url,
+        STREAMER_OUTBOX_DIR=str(directory),
+        STREAMER_RESEND_RECORDS="0",
+        STREAMER_RETENTION_RECORDS="1000000",
+    )
+    arguments = [sys.executable, "-c", PUBLISH_AND_WAIT, node]
+    with subprocess.Popen(
+        arguments, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert first_line(process) == "ready\n"
+            yield
+        finally:
+            process.kill()
+
+
+def test_what_killed_processes_leave_the_living_ones_send_once_and_in_order(
+    valkey: RedisServer, node: str, tmp_path: Path
+) -> None:
+    accepted = []
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(living(node, valkey.url, tmp_path))
+        for n in range(6):
+            # Half of them have had some acknowledged already, and die in the middle of more.
+            url = NO_REDIS if n % 2 else valkey.url
+            with telling(node, f"run-{n}", url, tmp_path, STREAMER_OUTBOX_SYNC="normal") as process:
+                accepted.append(told_until_killed(process, 0.1))
+        wait_until("the files of the dead are gone", lambda: len(files(tmp_path)) == 3 * len(FILES_OF_A_LIVING_ONE))
+    check(valkey.url, node, accepted)
+
+
+FILES_OF_A_LIVING_ONE = (".lock", ".sqlite", ".sqlite-wal")
+
+
+def test_a_process_looks_for_what_others_have_left_only_with_durable_outboxes(node: str, tmp_path: Path) -> None:
+    assert Lanes(node, NodeSettings()).look_due_in_s(time.monotonic()) is None
+    lanes = Lanes(node, settings(NO_REDIS, tmp_path))
+    now = time.monotonic()
+    assert 0 < (lanes.look_due_in_s(now) or 0) <= LOOK_S
+    assert lanes.look_due_in_s(now + LOOK_S) == 0
+    lanes.find()
+    assert (lanes.look_due_in_s(time.monotonic()) or 0) > 0
+
+
+def test_what_is_found_when_the_publisher_ends_is_left_to_others(
+    streaming: Make, valkey: RedisServer, node: str, tmp_path: Path
+) -> None:
+    dead = streaming(NO_REDIS, outbox_dir=str(tmp_path))
+    ending = Sender(node, settings(valkey.url, tmp_path), exclusive=False)
+    publish(dead, range(3))
+    with pytest.raises(NotAcknowledged):
+        dead.close(timeout=0)
+    ending.ended = True
+    ending._adopt()
+    assert ending.lanes.adopted == 0
+    streaming(valkey.url, outbox_dir=str(tmp_path)).flush(FLUSH_S)
+    assert published(valkey.url, node) == [0, 1, 2]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -48,8 +49,8 @@ def publish(
     A value that is JSON is taken as that, so 1 is a number; anything else is text.
 
     With - as STATUS, updates are read from standard input, one JSON object a line: "status" is required, "state" is
-    the state, and so is every other field; "timestamp" is in ms since 1970. A line that is no update ends it; those
-    before it are published.
+    the state, and so is every other field; "timestamp" is in ms since 1970. A line that is no update ends it, and so do
+    Ctrl-C and SIGTERM; those before it are published.
 
     \b
       tail -F events.jsonl | streamer publish gpu-1 -
@@ -63,6 +64,7 @@ def publish(
     streamer = state_streaming(node, NodeSettings(**settings))
     common = {"job": job} if job is not None else {}
     if status == "-":
+        signal.signal(signal.SIGTERM, _end)
         _publish_lines(streamer, sys.stdin.buffer, common, timeout_s)
     else:
         streamer.update(status, {**dict(_parse_field(field) for field in fields), **common})
@@ -79,6 +81,11 @@ def _parse_field(field: str) -> tuple[str, Any]:
         raise InvalidUpdate(f"the value of {key!r} cannot be used: {error}") from None
     except NoJson:
         return key, text
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """End as Ctrl-C does, with the exit status that shells give. What was read is still published."""
+    raise SystemExit(128 + number)
 
 
 def _publish_lines(streamer: StateStreamer, lines: Iterable[bytes], common: dict[str, Any], timeout_s: float) -> None:

@@ -1,8 +1,8 @@
 """Where a node's durable outboxes are, and which of them are whose.
 
 Each writer of a node, a process's instance, has a SQLite file of its own, and beside it a file that it keeps locked
-for as long as it lives; the kernel ends the lock with the process, however that ends. The next process of the node
-takes over the files whose lock is free: their writers are dead.
+for as long as it lives; the kernel ends the lock with the process, however that ends. Other processes of the node take
+over the files whose lock is free, each the first that comes: their writers are dead.
 
     DIRECTORY/gpu-1-8c2f0e6b7a915d34/3f9a1c2b7d4e.sqlite   and .lock
 """
@@ -17,6 +17,7 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
+from threading import RLock
 from weakref import WeakSet
 
 from streamer.core.errors import OutboxNotWritable
@@ -66,6 +67,7 @@ class OutboxDirectory:
     def __init__(self, directory: str, prefix: str, node: str, sync: str) -> None:
         self.path = Path(directory) / directory_name(prefix, node)
         self._sync = sync
+        self._told: set[str] = set()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_directory(self.path.parent)
@@ -81,34 +83,42 @@ class OutboxDirectory:
     def adopt(self) -> list[OwnedFile]:
         """Own the files of dead writers from now on, the one that is silent longest first.
 
-        One that cannot be read is logged, and left.
+        One that cannot be read is logged, the first time, and left.
         """
         adopted = []
         for path in self.path.glob("*.sqlite"):
             try:
                 owned = self._own(path, only_existing=True)
             except OutboxNotWritable as error:
-                _log.error("updates of a process that has ended stay where they are: %s", error)
+                if self.is_news_of(path.stem):
+                    _log.error("updates of a process that has ended stay where they are: %s", error)
                 continue
             if owned is not None:
                 adopted.append(owned)
         return sorted(adopted, key=lambda owned: -owned.silent_s)
 
+    def is_news_of(self, writer: str) -> bool:
+        """Whether it is asked for the first time: what is wrong with a writer's file is told once."""
+        news = writer not in self._told
+        self._told.add(writer)
+        return news
+
     def _own(self, path: Path, *, only_existing: bool = False) -> OwnedFile | None:
-        lock = _lock(path)
-        if lock is None:
-            return None
-        try:
-            if only_existing and not path.exists():
-                # Between being listed and being locked it was removed, and its lock file made anew here.
-                _lock_path(path).unlink(missing_ok=True)
-                os.close(lock)
+        with _owning:
+            lock = _lock(path)
+            if lock is None:
                 return None
-            silent_s = time.time() - _last_written(path) if only_existing else 0.0
-            return OwnedFile(path.stem, OutboxFile(path, self._sync), lock, silent_s)
-        except BaseException:
-            os.close(lock)
-            raise
+            try:
+                if only_existing and not path.exists():
+                    # Between being listed and being locked it was removed, and its lock file made anew here.
+                    _lock_path(path).unlink(missing_ok=True)
+                    os.close(lock)
+                    return None
+                silent_s = time.time() - _last_written(path) if only_existing else 0.0
+                return OwnedFile(path.stem, OutboxFile(path, self._sync), lock, silent_s)
+            except BaseException:
+                os.close(lock)
+                raise
 
 
 def directory_name(prefix: str, node: str) -> str:
@@ -153,12 +163,15 @@ def _sync_directory(path: Path) -> None:
 
 
 _owned: WeakSet[OwnedFile] = WeakSet()
+_owning = RLock()
+"""Held at a fork, so that no lock of a file is carried over that is not among the owned yet."""
 
 
-def _after_fork() -> None:
+def _after_fork_in_child() -> None:
     # The lock is the parent's and ends with it, unless the child holds on to it.
     for owned in list(_owned):
         owned._forget_lock()
+    _owning.release()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_owning.acquire, after_in_parent=_owning.release, after_in_child=_after_fork_in_child)

@@ -63,6 +63,7 @@ def test_one_that_is_damaged_is_logged_and_left_and_the_others_are_adopted(
     (directory.path / "broken.sqlite").write_bytes(b"nonsense " * 1000)
     directory.create("whole").release(empty=False)
     assert writers(directory.adopt()) == ["whole"]
+    assert directory.adopt() == []
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "broken.sqlite" in caplog.text
     assert "broken.sqlite" in files(tmp_path)

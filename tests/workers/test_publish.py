@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+from subprocess import PIPE, Popen
 
 import pytest
 
-from tests.commands import run, updates
-from tests.servers import RedisServer
+from tests.commands import DEADLINE_S, run, running, updates
+from tests.servers import RedisServer, wait_until
 from tests.workers.shells import run_in_shell
 
 
@@ -101,6 +103,36 @@ def test_with_standard_input_closed_it_says_so(node: str) -> None:
     done = run_in_shell('exec "$@" <&-', "publish", node, "-")
     assert done.returncode == 2
     assert b"which is closed" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_it_says_how_many_it_published(
+    valkey: RedisServer, node: str, number: signal.Signals
+) -> None:
+    with running("publish", node, "-", redis_url=valkey.url, stdin=PIPE, stderr=PIPE) as process:
+        _write(process, '{"status": "first"}\n')
+        wait_until("it is there", lambda: len(updates(valkey.url, node)) == 1)
+        process.send_signal(number)
+        assert process.wait(DEADLINE_S) == 128 + number
+        assert process.stderr is not None
+        assert process.stderr.read().strip() == "streamer: 1 update published"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ended_by_a_signal_it_says_what_redis_did_not_take(node: str, number: signal.Signals) -> None:
+    with running("publish", node, "-", "--timeout-s", "0.3", stdin=PIPE, stderr=PIPE) as process:
+        _write(process, '{"status": "first"}\n')
+        assert process.stderr is not None
+        assert "updates of node" in process.stderr.readline()
+        process.send_signal(number)
+        assert process.wait(DEADLINE_S) == 1
+        assert "1 update of node" in process.stderr.read()
+
+
+def _write(process: Popen[str], lines: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(lines)
+    process.stdin.flush()
 
 
 @pytest.mark.parametrize("arguments", [["hello"], ["-"]])
