@@ -9,6 +9,7 @@ import redis
 from redis.cluster import ClusterNode, RedisCluster
 
 from streamer.log.routing import SLOTS, slot_of
+from tests.certificates import Certificates
 from tests.servers import RedisServer, free_port, wait_until
 
 MASTERS = 3
@@ -19,11 +20,12 @@ NODE_TIMEOUT_MS = 1000
 class Member(RedisServer):
     """A server of a cluster."""
 
-    def __init__(self, kind: str, *options: str) -> None:
+    def __init__(self, kind: str, *options: str, certificates: Certificates | None = None) -> None:
         self.bus_port = free_port()
         cluster = f"--cluster-enabled yes --cluster-node-timeout {NODE_TIMEOUT_MS} --cluster-port {self.bus_port}"
         more = "--cluster-replica-validity-factor 0 --repl-diskless-sync-delay 0"
-        super().__init__(kind, None, *cluster.split(), *more.split(), *options)
+        tls = ["--tls-cluster", "yes"] if certificates else []
+        super().__init__(kind, None, *cluster.split(), *more.split(), *options, *tls, certificates=certificates)
 
     def command(self, *words: Any) -> Any:
         """Run a command on this server, and return its reply."""
@@ -37,13 +39,22 @@ class Member(RedisServer):
 
 
 class Cluster:
-    """A context manager that has a cluster ready, and ends it. ``members`` are the masters and then their replicas."""
+    """A context manager that has a cluster ready, and ends it; with certificates all speak TLS alone.
+
+    ``members`` are the masters and then their replicas.
+    """
 
     kind = "cluster"
 
-    def __init__(self, kind: str = "valkey", *options: str, replicas: bool = True) -> None:
-        self.members = [Member(kind, *options) for _ in range(MASTERS * (2 if replicas else 1))]
-        self.url = f"redis+cluster://127.0.0.1:{self.members[0].port},127.0.0.1:{self.members[1].port}"
+    def __init__(
+        self, kind: str = "valkey", *options: str, replicas: bool = True, certificates: Certificates | None = None
+    ) -> None:
+        many = MASTERS * (2 if replicas else 1)
+        self.members = [Member(kind, *options, certificates=certificates) for _ in range(many)]
+        addresses = f"127.0.0.1:{self.members[0].port},127.0.0.1:{self.members[1].port}"
+        self.url = (
+            f"rediss+cluster://{addresses}{certificates.query}" if certificates else f"redis+cluster://{addresses}"
+        )
         self._ending = ExitStack()
 
     def __enter__(self) -> Cluster:

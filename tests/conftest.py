@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.certificates import Certificates
 from tests.servers import KINDS, REAL_KINDS, RedisServer
 from tests.streamers import Make, making_streamers
 
@@ -38,6 +39,12 @@ def valkey() -> Iterator[RedisServer]:
 def own_valkey() -> Iterator[RedisServer]:
     """A real Valkey for one test, which may flush, kill and restart it."""
     yield from _serve("valkey")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates for TLS, the same for all tests."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

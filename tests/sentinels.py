@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from tests.certificates import Certificates
 from tests.servers import RedisServer, free_port, missing, redis_command, wait_until
 
 SERVICE = "log"
@@ -20,7 +21,9 @@ DOWN_AFTER_MS = 500
 class Sentinel:
     """A Sentinel process, which keeps what it knows in a file."""
 
-    def __init__(self, kind: str, master_port: int, quorum: int, *options: str) -> None:
+    def __init__(
+        self, kind: str, master_port: int, quorum: int, *options: str, certificates: Certificates | None = None
+    ) -> None:
         self.port = free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="streamer-test-", ignore_cleanup_errors=True)
         binary = redis_command(kind) or missing(f"{kind}-server")
@@ -28,7 +31,7 @@ class Sentinel:
         file.write_text(
             "\n".join(
                 [
-                    f"port {self.port}",
+                    *_ports(self.port, certificates),
                     "bind 127.0.0.1",
                     f"dir {self._directory.name}",
                     f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} {quorum}",
@@ -39,6 +42,9 @@ class Sentinel:
                 ]
             )
         )
+        self.url = f"redis://127.0.0.1:{self.port}"
+        if certificates is not None:
+            self.url = f"rediss://127.0.0.1:{self.port}{certificates.query}"
         self._command = [binary, str(file), "--sentinel"]
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -52,9 +58,14 @@ class Sentinel:
             self.process.wait()
         self._directory.cleanup()
 
+    def client(self) -> redis.Redis:
+        """A client of redis-py to it."""
+        client: redis.Redis = redis.Redis.from_url(self.url, protocol=2, socket_timeout=5)
+        return client
+
     def master(self) -> dict[bytes, bytes]:
         """What it knows of the master; nothing while it does not answer."""
-        with redis.Redis(port=self.port, protocol=2, socket_timeout=5) as client:
+        with self.client() as client:
             try:
                 fields: Any = client.execute_command("SENTINEL", "MASTER", SERVICE)  # type: ignore[no-untyped-call]
             except redis.RedisError:
@@ -63,20 +74,26 @@ class Sentinel:
 
     def knows(self, port: int) -> bool:
         """Whether it takes a server for a replica that could take over."""
-        with redis.Redis(port=self.port, protocol=2, socket_timeout=5) as client:
+        with self.client() as client:
             replicas: Any = client.execute_command("SENTINEL", "REPLICAS", SERVICE)  # type: ignore[no-untyped-call]
         known = [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in replicas]
         return any(int(each[b"port"]) == port and each[b"flags"] == b"slave" for each in known)
 
 
 class Sentinels:
-    """A context manager that has all of it ready, and ends it."""
+    """A context manager that has all of it ready, and ends it. With certificates all speak TLS alone."""
 
-    def __init__(self, kind: str = "valkey") -> None:
-        self.servers = [RedisServer(kind), RedisServer(kind, None, "--repl-diskless-sync-delay", "0")]
-        self._sentinels = [Sentinel(kind, self.servers[0].port, 2) for _ in range(3)]
+    def __init__(self, kind: str = "valkey", certificates: Certificates | None = None) -> None:
+        self.servers = [
+            RedisServer(kind, certificates=certificates),
+            RedisServer(kind, None, "--repl-diskless-sync-delay", "0", certificates=certificates),
+        ]
+        port = self.servers[0].port
+        self._sentinels = [Sentinel(kind, port, 2, certificates=certificates) for _ in range(3)]
         addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self._sentinels)
         self.url = f"redis+sentinel://{addresses}/{SERVICE}/0"
+        if certificates is not None:
+            self.url = f"rediss+sentinel://{addresses}/{SERVICE}/0{certificates.query}"
         self._ending = ExitStack()
 
     def __enter__(self) -> Sentinels:
@@ -121,8 +138,14 @@ class Sentinels:
 
     def fail_over(self) -> None:
         """Have the replica take over, as for maintenance; it begins at once."""
-        with redis.Redis(port=self._sentinels[0].port, protocol=2, socket_timeout=5) as client:
+        with self._sentinels[0].client() as client:
             client.execute_command("SENTINEL", "FAILOVER", SERVICE)  # type: ignore[no-untyped-call]
+
+
+def _ports(port: int, certificates: Certificates | None) -> list[str]:
+    if certificates is None:
+        return [f"port {port}"]
+    return ["port 0", f"tls-port {port}", *(f"{name} {value}" for name, value in certificates.settings.items())]
 
 
 def replicates(server: RedisServer) -> bool:

