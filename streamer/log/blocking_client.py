@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -92,7 +93,7 @@ class BlockingClient:
 
     def _server_of(self, key: str) -> Address:
         if self._route is None:
-            self._route = self._find_slots() if self.sharded else self._find_master()
+            self._route = self._find()
         address = self._route.server_of(key)
         if address is None:
             raise ClusterDownError(f"no server has the slot of {key}")
@@ -111,27 +112,61 @@ class BlockingClient:
         """
         commands = [words, then] if then else [words]
         try:
-            replies = self._send_all(self._server(address), commands)
+            replies = self._send_all(address, commands)
         except MovedError:
             raise
         except AskError as error:
-            _, *replies = self._send_all(self._server(redirected(error, address)), [("ASKING",), *commands])
+            _, *replies = self._send_all(redirected(error, address), [("ASKING",), *commands])
         return replies if then else replies[0]
 
-    def _send_all(self, server: Any, commands: list[Words]) -> list[Any]:
-        if len(commands) == 1:
-            return [server.execute_command(*commands[0])]
-        with server.pipeline(transaction=False) as pipeline:
-            for words in commands:
-                pipeline.execute_command(*words)
-            replies: list[Any] = pipeline.execute()
+    def _send_all(self, address: Address, commands: list[Words]) -> list[Any]:
+        """Send commands to a server at once; return the replies, or raise the first that is an error."""
+        pool = self._server(address).connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            replies = [self._receive(address, connection) for _ in commands]
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
         return replies
+
+    def _receive(self, address: Address, connection: Any) -> Any:
+        """The next reply, which may be an error; while it is overdue, look whether the server was replaced."""
+        gives_up_at = time.monotonic() + connection.socket_timeout
+        while True:
+            left_s = max(0.0, gives_up_at - time.monotonic())
+            wait_s = left_s if self._place.kind is Kind.SERVER else min(LOOK_S, left_s)
+            try:
+                return connection.read_response(timeout=wait_s, disconnect_on_error=False)
+            except redis.ResponseError as error:
+                return error
+            except redis.TimeoutError:
+                if wait_s == left_s:
+                    raise
+            self._check_not_replaced(address)
+
+    def _check_not_replaced(self, address: Address) -> None:
+        """Raise where another has a server's keys now: one that froze is replaced sooner than we give up."""
+        with suppress(redis.RedisError, OSError):
+            self._route = self._find()
+        if self._route is not None and address not in self._route.addresses:
+            host, port = address
+            raise redis.TimeoutError(f"{host}:{port} does not answer, and another has its keys now")
 
     def _server(self, address: Address) -> Any:
         server = self._servers.get(address)
         if server is None:
             server = self._servers[address] = connect(self._place.options(address))
         return server
+
+    def _find(self) -> Route:
+        return self._find_slots() if self.sharded else self._find_master()
 
     def _find_master(self) -> Route:
         """Ask one Sentinel after the other until a majority has answered, without which there is no failover."""

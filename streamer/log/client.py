@@ -62,6 +62,7 @@ class Client:
         self._looks = 0
         self._looking = asyncio.Lock()
         self._looker: asyncio.Task[None] | None = None
+        self._waiting: dict[asyncio.Timeout, Address] = {}
 
     @property
     def changes(self) -> bool:
@@ -121,8 +122,9 @@ class Client:
                     self.route = found
                 self._doubtful, self._fresh_at = False, asyncio.get_running_loop().time()
             self._looks += 1
-        # What idles on servers that have no keys any more is let go.
         assert self.route is not None
+        self._wait_no_more_for_those_without_keys(self.route)
+        # What idles on servers that have no keys any more is let go.
         for address in self._servers.keys() - set(self.route.addresses):
             await self._servers[address].connection_pool.disconnect(inuse_connections=False)
 
@@ -176,17 +178,34 @@ class Client:
         return replies
 
     async def _look_if_old(self) -> None:
-        now = asyncio.get_running_loop().time()
         if self.route is None or self._doubtful:
             await self.look()
-        elif now - self._fresh_at > FRESH_S:
-            # Beside the work: while the servers that are known answer, nobody has to wait for others.
-            self._fresh_at = now
+        if self._looker is None or self._looker.done():
             self._looker = asyncio.create_task(self._look_beside())
 
     async def _look_beside(self) -> None:
-        with suppress(redis.RedisError, OSError):
-            await self.look()
+        """Look whenever the last look is old, as long as there is work.
+
+        Beside the work: while the servers that are known answer, nobody has to wait for others.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            fresh_s = self._fresh_at + FRESH_S - loop.time()
+            if fresh_s > 0:
+                await asyncio.sleep(fresh_s)
+                if not self._waiting:
+                    return
+            else:
+                self._fresh_at = loop.time()
+                with suppress(redis.RedisError, OSError):
+                    await self.look()
+
+    def _wait_no_more_for_those_without_keys(self, route: Route) -> None:
+        """Have commands fail that wait for servers which others have replaced: one that froze answers nobody."""
+        for waiting, address in list(self._waiting.items()):
+            if address not in route.addresses:
+                del self._waiting[waiting]
+                waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _ask_server(self, address: Address | None, commands: Sequence[Command]) -> list[Any]:
         """Ask a server; what it sends elsewhere for once is asked there."""
@@ -194,7 +213,12 @@ class Client:
             self._doubtful = True
             return [ClusterDownError("no server has the slot of the key") for _ in commands]
         try:
-            replies = await self._send(address, commands)
+            async with asyncio.timeout(None) as waiting:
+                self._waiting[waiting] = address
+                try:
+                    replies = await self._send(address, commands)
+                finally:
+                    self._waiting.pop(waiting, None)
         except _LOST as error:
             self._doubtful = True
             return [error for _ in commands]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from streamer.core.cursor import START
+from streamer.core.names import Topic
+from streamer.log import connecting
 from streamer.log.routing import slot_of
 from streamer.state_streamer import StateStreamer
 from tests.certificates import Certificates
 from tests.clusters import MASTERS, Cluster, Member
 from tests.faults.flow import Flow
-from tests.faults.watchers import NEVER_S, eventually, watching
+from tests.faults.watchers import DEADLINE_S, NEVER_S, eventually, reading, watching
 from tests.gateways import GatewayProcess
+from tests.sentinels import replicates
 from tests.servers import REAL_KINDS, TLS_KIND, wait_until
 from tests.streamers import Make
 
@@ -92,6 +97,32 @@ async def test_a_slot_that_moves_while_updates_flow_costs_none(
         for watcher in (everything, job):
             await watcher.until_index(flow.sent - 1)
             assert [seen.number for seen in watcher.seen] == watcher.indexes == list(range(flow.sent))
+
+
+async def test_a_master_that_freezes_is_left_as_soon_as_it_is_replaced(
+    cluster: Cluster, streamer: StateStreamer, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing here is to wait for so long.
+    monkeypatch.setattr(connecting, "ANSWER_TIMEOUT_S", 600.0)
+    streamer.update("first", {"job": "job", "n": 0})
+    streamer.flush()
+    master = cluster.master_of(f"{{{node}}}")
+    replica = cluster.replica_of(master)
+    await eventually("the replica has it", lambda: _has(replica, node))
+    async with reading(cluster.url) as reader:
+        await reader.read(Topic(node), START)
+        assert master.process is not None
+        master.process.send_signal(signal.SIGSTOP)
+        try:
+            waiting = asyncio.create_task(reader.read(Topic(node), START))
+            streamer.update("later", {"job": "job", "n": 1})
+            await asyncio.to_thread(streamer.flush, DEADLINE_S)
+            async with asyncio.timeout(DEADLINE_S):
+                assert len((await waiting).updates) >= 1
+                assert len((await reader.read(Topic(node), START)).updates) == 2
+        finally:
+            master.process.send_signal(signal.SIGCONT)
+        await eventually("it replicates the one that has replaced it", lambda: replicates(master))
 
 
 async def test_a_master_that_dies_is_replaced_by_its_replica(

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from streamer.core.cursor import START
+from streamer.core.names import Topic
 from streamer.log import connecting
 from streamer.state_streamer import StateStreamer
 from tests.certificates import Certificates
 from tests.faults.flow import Flow
-from tests.faults.watchers import NEVER_S, Watcher, check_against_log, eventually, watching
+from tests.faults.watchers import DEADLINE_S, NEVER_S, Watcher, check_against_log, eventually, reading, watching
 from tests.gateways import GatewayProcess
 from tests.sentinels import Sentinels
 from tests.servers import REAL_KINDS, TLS_KIND, RedisServer, free_port
@@ -116,15 +118,24 @@ async def test_a_master_that_freezes_is_left_and_does_no_harm_when_it_wakes_up(
     node: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connecting, "ANSWER_TIMEOUT_S", 2.0)  # which the node waits for
-    async with watching(gateway, node) as everything, watching(gateway, node, "job") as job:
+    # Nothing here is to wait for so long.
+    monkeypatch.setattr(connecting, "ANSWER_TIMEOUT_S", 600.0)
+    async with (
+        reading(sentinels.url) as reader,
+        watching(gateway, node) as everything,
+        watching(gateway, node, "job") as job,
+    ):
         await published(streamer, 0, 9, everything, job)
         master = sentinels.master
         await caught_up(master)
         assert master.process is not None
+        await reader.read(Topic(node), START)
         master.process.send_signal(signal.SIGSTOP)
         try:
+            waiting = asyncio.create_task(reader.read(Topic(node), START))
             await published(streamer, 10, 19, everything, job)
+            async with asyncio.timeout(DEADLINE_S):
+                assert len((await waiting).updates) >= 10
         finally:
             master.process.send_signal(signal.SIGCONT)
         await published(streamer, 20, 29, everything, job)

@@ -14,6 +14,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from streamer.core.records import Update
+from streamer.log.keys import Keys
+from streamer.log.reading import Reader
 from tests.gateway.clients import path
 from tests.gateways import GatewayProcess
 
@@ -84,6 +86,16 @@ async def watching(gateway: GatewayProcess, node: str, job: str | None = None) -
                 following.result()
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+
+
+@asynccontextmanager
+async def reading(url: str) -> AsyncIterator[Reader]:
+    """Someone who reads the log without a gateway, to the end of the block."""
+    reader = Reader(url, Keys())
+    try:
+        yield reader
+    finally:
+        await reader.aclose()
 
 
 async def eventually(what: str, condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
