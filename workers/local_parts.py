@@ -38,28 +38,37 @@ class Parts:
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._directory, self._environment = directory, environment
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._ending: set[str] = set()
 
-    def start(self, name: str, command: list[str], *, talking: bool = False) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str, command: list[str], *, talking: bool = False, variables: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start one, in a session of its own: Ctrl-C reaches the command alone, which ends all in order.
 
-        Where it is ``talking``, its standard input and output are pipes to the caller.
+        Where it is ``talking``, its standard input and output are pipes to the caller. ``variables`` are put into its
+        environment. One of the same name must have ended before; its log goes on.
         """
-        with self._log(name).open("wb") as log, _interrupts.waiting():
+        with self._log(name).open("ab") as log, _interrupts.waiting():
             process = self._processes[name] = subprocess.Popen(
                 command,
-                env=self._environment,
+                env={**self._environment, **(variables or {})},
                 stdin=subprocess.PIPE if talking else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talking else log,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=_die_with_the_command,
             )
+        self._ending.discard(name)
         return process
 
+    def let_end(self, name: str) -> None:
+        """Have `check` say nothing where that one ends."""
+        self._ending.add(name)
+
     def check(self) -> None:
-        """Raise PartFailed if one has ended, with its last words."""
+        """Raise PartFailed if one has ended that should not, with its last words."""
         for name, process in self._processes.items():
-            if (status := process.poll()) is not None:
+            if (status := process.poll()) is not None and name not in self._ending:
                 how = f"with exit status {status}" if status >= 0 else f"killed by {signal_name(-status)}"
                 lines = self._log(name).read_text(errors="replace").splitlines()[-TAIL_LINES:]
                 words = "; its last words:\n  " + "\n  ".join(lines) if lines else ""

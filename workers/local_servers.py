@@ -17,6 +17,9 @@ import redis
 from workers.local_parts import PartFailed, Parts
 from workers.own_programs import own_program
 
+FAKE = "fakeredis"
+"""The name of the Redis that is none."""
+
 _REDIS_PROGRAMS = ("valkey-server", "redis-server")
 
 
@@ -45,13 +48,13 @@ def redis_command(port: int, directory: str) -> tuple[str, list[str]]:
         ) from None
     click.echo("Warning: no Redis is here; fakeredis stands in for it, which is slow and only for a look", err=True)
     program = "import sys; from fakeredis import TcpFakeServer as S; S(('127.0.0.1', int(sys.argv[1]))).serve_forever()"
-    return "fakeredis", [sys.executable, "-W", "ignore", "-c", program, str(port)]
+    return FAKE, [sys.executable, "-W", "ignore", "-c", program, str(port)]
 
 
 def start_redis(parts: Parts, name: str, command: list[str], url: str) -> subprocess.Popen[bytes]:
     """Start what `redis_command` gave, and return once it answers under its URL."""
     process = parts.start(name, command)
-    parts.wait_until(f"{name} answers", lambda: _redis_answers(url))
+    parts.wait_until(f"{name} answers", lambda: redis_answers(url))
     return process
 
 
@@ -60,10 +63,15 @@ def start_gateway(parts: Parts, port: int, options: Sequence[str] = ()) -> subpr
 
     Where its Redis is, the parts' environment says.
     """
-    arguments = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "--drain-s", "0", *options]
-    process = parts.start("the gateway", [*own_program("workers"), "gateway", *arguments])
-    parts.wait_until("the gateway listens", lambda: _listens(port))
+    process = parts.start("the gateway", gateway_command(port, ["--drain-s", "0", *options]))
+    parts.wait_until("the gateway listens", lambda: listens(port))
     return process
+
+
+def gateway_command(port: int, options: Sequence[str]) -> list[str]:
+    """How to start a gateway on a port of this machine."""
+    arguments = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", *options]
+    return [*own_program("workers"), "gateway", *arguments]
 
 
 def free_port() -> int:
@@ -89,7 +97,8 @@ def _embedded_valkey() -> str | None:
     return next((str(binary) for binary in binaries), None)
 
 
-def _redis_answers(url: str) -> bool:
+def redis_answers(url: str) -> bool:
+    """Whether a Redis answers a ping."""
     try:
         with redis.Redis.from_url(url, socket_timeout=1) as client:
             return bool(client.ping())
@@ -97,7 +106,8 @@ def _redis_answers(url: str) -> bool:
         return False
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a port of this machine can be connected to."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:

@@ -127,7 +127,7 @@ class Client:
     @property
     def steady(self) -> bool:
         """Whether its stream is wrong, so that it should stay for the tally."""
-        return self._follower.tally is not None
+        return self._follower.faulty
 
     def faults(self) -> list[str]:
         """What is wrong with what it got, or did not get, in words that follow on "client 7"."""

@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
-from streamer.core.errors import StreamerError
 from workers.bench import scenarios
+from workers.bench.faulty import Faulty
 from workers.bench.figures import Result
 from workers.bench.lab import Place, open_lab
 from workers.bench.open_files import allow_connections
 from workers.bench.progress import Stage
 from workers.bench.run import Plan, Run
 from workers.bench.showing import show
+from workers.bench.storm.command import storm
 from workers.bench.usage import processors
 from workers.options import Command, Seconds, option, prefix, with_credentials
 from workers.sentences import say
@@ -28,10 +29,6 @@ MOST_UPDATES = 1_000_000
 """Each process of clients holds them all, once."""
 
 MOST_PADDING_BYTES = 1_000_000
-
-
-class Faulty(StreamerError):
-    """Not every update arrived as it must; the text says who got what."""
 
 
 class Rate(click.FloatRange):
@@ -61,12 +58,16 @@ def bench() -> None:
       streamer bench join --clients 500 --history 1000      updates wait, clients connect all at once
       streamer bench publish --updates 100000               one process publishes as fast as it can
       streamer bench soak --duration-s 600                  clients come, go, stall and resume
+      streamer bench storm --duration-s 600                 everything fails, and nothing may be lost
 
     Without --gateway-url and --redis-url, a Redis and a gateway are started for the run on this machine; whatever
     of the two is given is used as it runs. The exit status is 1 where an update was missing at a client, came twice,
     altered, or out of order: each update's index, and a digest of its content, are checked at each client. Ctrl-C
     ends all of it and leaves nothing behind.
     """
+
+
+bench.add_command(storm)
 
 
 def _options(*names: str, defaults: dict[str, Any]) -> Callable[[Command], Command]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, cast
 
-from workers.bench.following import Follower
 from workers.bench.frames import (
     CLOSE,
     MAX_HEAD_BYTES,
@@ -40,20 +39,32 @@ class Ending(NamedTuple):
         )
 
 
+class Taker(Protocol):
+    """Whoever takes what a connection brings: ``count`` updates by now; ``faulty`` where any of them is wrong."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def faulty(self) -> bool: ...
+
+    def take(self, data: bytes) -> Sequence[Frame]:
+        """Take what came; return the control frames in it. Raises Malformed."""
+
+
 class Connection(asyncio.Protocol):
     """One connection, from the request on.
 
     ``opened`` is done once the WebSocket is open, or has `Refused` as its exception; ``lost`` once the connection has
-    ended. ``moved`` is called with the follower's count before, whenever that has changed or a fault was found.
+    ended. ``moved`` is called with the taker's count before, whenever that has changed or a fault was found.
     """
 
-    def __init__(self, host: str, path: str, follower: Follower, moved: Callable[[int], None]) -> None:
+    def __init__(self, host: str, path: str, taker: Taker, moved: Callable[[int], None]) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[Ending] = loop.create_future()
         self._key = base64.b64encode(os.urandom(16)).decode()
         self._request = request(host, path, self._key)
-        self._follower, self._moved = follower, moved
+        self._taker, self._moved = taker, moved
         self._head = b""
         self._open = False
         self._ending: Ending | None = None
@@ -71,15 +82,15 @@ class Connection(asyncio.Protocol):
         if not self._open:
             self._take_head(data)
             return
-        follower = self._follower
-        before = follower.count
+        taker = self._taker
+        before = taker.count
         try:
-            controls = follower.take(data)
+            controls = taker.take(data)
         except Malformed as error:
             self._end(Ending(BROKEN, f"what came is no WebSocket: {error}"))
             self._transport.abort()
             return
-        if follower.count != before or follower.tally:
+        if taker.count != before or taker.faulty:
             self._moved(before)
         for frame in controls:
             self._take_control(frame)

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -23,35 +23,47 @@ from workers.local_parts import Parts
 from workers.own_programs import own_program
 
 LOOK_S = 0.05
-News = TypeVar("News", LoadNews, PublishNews)
-Report = TypeVar("Report", LoadReport, PublishReport)
+News = TypeVar("News", bound=msgspec.Struct)
+Report = TypeVar("Report", bound=msgspec.Struct)
 
 
 class Member(Generic[News, Report]):
     """One of the processes. ``news`` is the last it told, None before the first; ``report`` its verdict."""
 
-    def __init__(self, process: subprocess.Popen[bytes], name: str, kind: object) -> None:
-        self.name, self.pid = name, process.pid
+    def __init__(self, process: subprocess.Popen[bytes], name: str, news: type[News], report: type[Report]) -> None:
+        self.name, self.pid, self.process = name, process.pid, process
         self.news: News | None = None
         self.report: Report | None = None
-        self._process = process
-        self._decode = msgspec.json.Decoder(kind).decode
+        self._news, self._report = news, report
         threading.Thread(target=self._listen, name=name, daemon=True).start()
+
+    def order(self, order: msgspec.Struct) -> None:
+        """Tell it what to do, as a line of JSON."""
+        self.say(msgspec.json.encode(order) + b"\n")
 
     def say(self, line: bytes) -> None:
         """Tell it to go on. Whether it still lives, `Parts.check` tells."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, and perhaps its pipes are closed
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            message = self._decode(line)
-            if isinstance(message, LoadReport | PublishReport):
-                self.report = message  # type: ignore[assignment]
-            else:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin, self.process.stdout:
+            self._hear(self.process.stdout)
+
+    def _hear(self, told: Iterable[bytes]) -> None:
+        message: News | Report
+        decode = msgspec.json.Decoder(self._news | self._report).decode
+        for line in told:
+            if not line.endswith(b"\n"):
+                return  # it died over it
+            message = decode(line)
+            if isinstance(message, self._report):
+                self.report = message
+            elif isinstance(message, self._news):
                 self.news = message
 
 
@@ -67,16 +79,19 @@ class Crew:
 
     def loader(self, number: int, order: LoadOrder) -> Loader:
         """Start a process of clients."""
-        return self._start(f"load process {number}", "workers.bench.load", order, LoadNews | LoadReport)
+        return self.start(f"load process {number}", "workers.bench.load", order, LoadNews, LoadReport)
 
     def publisher(self, order: PublishOrder) -> Publisher:
         """Start a publisher."""
-        return self._start("the publisher", "workers.bench.publishing", order, PublishNews | PublishReport)
+        return self.start("the publisher", "workers.bench.publishing", order, PublishNews, PublishReport)
 
-    def _start(self, name: str, module: str, order: msgspec.Struct, kind: object) -> Member[News, Report]:
+    def start(
+        self, name: str, module: str, order: msgspec.Struct, news: type[News], report: type[Report]
+    ) -> Member[News, Report]:
+        """Start a program of ours, whose first line of input is the order."""
         process = self._parts.start(name, own_program(module), talking=True)
-        member: Member[News, Report] = Member(process, name, kind)
-        member.say(msgspec.json.encode(order) + b"\n")
+        member: Member[News, Report] = Member(process, name, news, report)
+        member.order(order)
         return member
 
     def wait(

@@ -113,6 +113,11 @@ class Follower:
         self._parts: list[bytes] = []
 
     @property
+    def faulty(self) -> bool:
+        """Whether anything that came is wrong."""
+        return self.tally is not None
+
+    @property
     def done(self) -> bool:
         """Whether nothing more is due."""
         return self.tally.done if self.tally else self.count == self.stream.view.owed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,17 +56,40 @@ class Lab:
     def forget_at_end(self, node: str, jobs: Sequence[str]) -> None:
         """Have a node's traces removed from a Redis that stays; the publisher's number there expires by itself."""
         if self.redis_pid is None:
-            self.afterwards.callback(self._forget, node, jobs)
+            self.afterwards.callback(forget, self.redis_url, Keys(self.prefix), node, jobs)
 
-    def _forget(self, node: str, jobs: Sequence[str]) -> None:
-        keys = Keys(self.prefix)
-        lists = [keys.records(Topic(node)), *(keys.records(Topic(node, job)) for job in jobs)]
-        try:
-            with unavailable_as_error(self.redis_url), BlockingClient(self.redis_url) as client:
-                client.ask_one(keys.log(node), "DEL", keys.log(node), keys.jobs(node), *lists)
-                client.ask_one(keys.fleet, "HDEL", keys.fleet, node)
-        except LogUnavailable as error:
-            say(f"what node {node} has published stays: {error}")
+
+def forget(redis_url: str, keys: Keys, node: str, jobs: Iterable[str], writers: Iterable[str] = ()) -> None:
+    """Remove a node's traces from a Redis, and of its writers those that are named; or say that they stay."""
+    lists = [keys.records(Topic(node)), *(keys.records(Topic(node, job)) for job in jobs)]
+    numbers = [keys.writer(node, writer) for writer in writers]
+    try:
+        with unavailable_as_error(redis_url), BlockingClient(redis_url) as client:
+            client.ask_one(keys.log(node), "DEL", keys.log(node), keys.jobs(node), *lists, *numbers)
+            client.ask_one(keys.fleet, "HDEL", keys.fleet, node)
+    except LogUnavailable as error:
+        say(f"what node {node} has published stays: {error}")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where the processes of a run are, and their files. ``afterwards`` is done once all have ended."""
+
+    parts: Parts
+    directory: Path
+    afterwards: ExitStack
+
+
+@contextmanager
+def open_workshop(prefix: str, redis_url: str) -> Iterator[Workshop]:
+    """Have room for processes that share a Redis and nothing of the user's settings; in the end nothing is left."""
+    environment = environment_without_settings() | {"STREAMER_REDIS_URL": redis_url, "STREAMER_PREFIX": prefix}
+    with (
+        tempfile.TemporaryDirectory(prefix="streamer-bench-", ignore_cleanup_errors=True) as directory,
+        ExitStack() as afterwards,
+        Parts(Path(directory), environment) as parts,
+    ):
+        yield Workshop(parts, Path(directory), afterwards)
 
 
 @contextmanager
@@ -81,32 +104,27 @@ def open_lab(place: Place, *, with_gateway: bool) -> Iterator[Lab]:
     if redis_url is not None:
         check_url(redis_url)
     interrupt_once()
-    environment = environment_without_settings()
-    with tempfile.TemporaryDirectory(prefix="streamer-bench-", ignore_cleanup_errors=True) as directory:
-        port = free_port()
-        environment["STREAMER_REDIS_URL"] = redis_url or f"redis://127.0.0.1:{port}/0"
-        environment["STREAMER_PREFIX"] = place.prefix
-        with ExitStack() as afterwards, Parts(Path(directory), environment) as parts:
-            try:
-                yield _lab(parts, afterwards, place, redis_url, gateway_url, port, directory, with_gateway)
-            finally:
-                ignore_interrupts()
+    port = free_port()
+    with open_workshop(place.prefix, redis_url or f"redis://127.0.0.1:{port}/0") as workshop:
+        try:
+            yield _lab(workshop, place, redis_url, gateway_url, port, with_gateway)
+        finally:
+            ignore_interrupts()
 
 
 def _lab(
-    parts: Parts,
-    afterwards: ExitStack,
+    workshop: Workshop,
     place: Place,
     redis_url: str | None,
     gateway_url: str | None,
     redis_port: int,
-    directory: str,
     with_gateway: bool,
 ) -> Lab:
+    parts = workshop.parts
     redis_pid = gateway_pid = None
     redis_words = f"the Redis at {without_password(redis_url)}" if redis_url else ""
     if redis_url is None:
-        name, command = redis_command(redis_port, directory)
+        name, command = redis_command(redis_port, str(workshop.directory))
         redis_url = f"redis://127.0.0.1:{redis_port}/0"
         redis_pid = start_redis(parts, name, command, redis_url).pid
         redis_words = f"a {name} of its own"
@@ -116,4 +134,6 @@ def _lab(
         gateway_pid = start_gateway(parts, port, place.gateway_options).pid
         gateway_url, gateway_words = f"ws://127.0.0.1:{port}", "a gateway of its own"
     described = f"{gateway_words} and {redis_words}" if with_gateway else redis_words
-    return Lab(parts, redis_url, place.prefix, gateway_url or "", redis_pid, gateway_pid, described, afterwards)
+    return Lab(
+        parts, redis_url, place.prefix, gateway_url or "", redis_pid, gateway_pid, described, workshop.afterwards
+    )

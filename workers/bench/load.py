@@ -121,7 +121,7 @@ def _views(order: LoadOrder) -> list[View]:
 
 async def _serve(order: LoadOrder) -> None:
     """Do what the command says; return where it says nothing more."""
-    told = await _read_input()
+    told = await read_input()
     load = Load(order)
     tell(load.news())
     if not await told.readline():
@@ -139,7 +139,8 @@ async def _serve(order: LoadOrder) -> None:
         await told.readline()
 
 
-async def _read_input() -> asyncio.StreamReader:
+async def read_input() -> asyncio.StreamReader:
+    """This process's standard input, for the running event loop."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -7,6 +7,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 
 class Stage:
@@ -35,6 +36,10 @@ class Stage:
         """Show how much is."""
         if self._task is not None:
             self._progress.update(self._task, completed=completed)
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the line; also where there is no line."""
+        self._progress.console.print(Text(sentence), soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -25,10 +25,14 @@ def show(result: Result, as_json: bool) -> None:
 def _print(result: Result) -> None:
     console = OutputConsole(file=sys.stdout, highlight=False)
     console.print(_table(result))
-    settings = ", ".join(f"{name.replace('_', '-')} {value:,}" for name, value in result.settings.items())
+    settings = ", ".join(f"{name.replace('_', '-')} {_setting(name, value)}" for name, value in result.settings.items())
     console.print(Text(f"With {settings}."), soft_wrap=True)
     for note in result.notes:
         console.print(Text(f"Note: {visible_lines(note)}."), soft_wrap=True)
+
+
+def _setting(name: str, value: float) -> str:
+    return str(value) if name == "seed" else f"{value:,}"  # a seed is for copying
 
 
 def _table(result: Result) -> Table:

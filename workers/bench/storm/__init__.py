@@ -1,0 +1,1 @@
+"""`streamer bench storm`: everything fails again and again, and nothing may be lost or come twice."""
