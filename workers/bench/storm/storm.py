@@ -28,16 +28,26 @@ LOOK_S = 0.1
 class Storm:
     """Shakes a house that has started, and then judges what everyone has; once. Raises PartFailed.
 
-    What ``faults`` begin they also end. ``file`` is for what the clients are to have in the end.
+    ``heal`` is to return once the last of the ``faults`` is over, where some take longer than they last. ``file`` is
+    for what the clients are to have in the end.
     """
 
-    def __init__(self, house: House, faults: Sequence[Fault], stage: Stage, file: Path) -> None:
+    def __init__(
+        self,
+        house: House,
+        faults: Sequence[Fault],
+        stage: Stage,
+        file: Path,
+        heal: Callable[[], None] = lambda: None,
+    ) -> None:
         self._house, self._faults, self._stage, self._file = house, faults, stage, file
+        self._heal = heal
         self._strikes: Counter[str] = Counter()
 
     def run(self, result: Result) -> None:
         """Have it rage for as long as planned, and put what came of it into the result."""
         self._rage()
+        self._heal()
         self._house.note_writers()
         self._pause_nodes()
         self._await_log()
