@@ -22,9 +22,9 @@ from streamer.core.latencies import Latencies
 from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
 from streamer.core.records import Update, unpack_message
-from streamer.core.window import Block, Chunk, Outcome, Window, blocks_of
+from streamer.core.window import Chunk, Outcome, Window, blocks_of
 from streamer.fanout.locating import Locator
-from streamer.fanout.older import Gone, Older
+from streamer.fanout.older import Found, Gone, Nothing, Older
 from streamer.fanout.watchers import Watcher, Watchers
 from streamer.log.reading import Head, Reader
 from streamer.log.scripts import Page
@@ -118,9 +118,9 @@ class Feed:
         if isinstance(chunk, Gone):
             watcher.gap(index + 1, chunk.last)
             return Chunk(b"", watcher.index)
-        return chunk
+        return chunk if isinstance(chunk, Chunk) else Chunk(b"", chunk.last)
 
-    async def _read_older(self, index: int) -> list[Block] | Gone:
+    async def _read_older(self, index: int) -> Found:
         """Read what stands behind an index."""
         page = await self._reader.read(self.topic, self.window.cursor.at(index))
         if page.start == index and self.window.knows(page) and not page.reset:
@@ -132,8 +132,12 @@ class Feed:
             if known:
                 return blocks_of((update.cursor(page.log_id), plain_frame(page.log_id, update)) for update in known)
         await self.catch_up()
-        gone = not page.updates and index < self.window.start and self.window.knows(page)
-        return Gone(self.window.start) if gone else []
+        if page.updates or page.start < index or index >= self.window.start or not self.window.knows(page):
+            return []
+        if page.forgotten:
+            return Gone(self.window.start)
+        # As where the window begins with an epoch, at an index that is no record's of the job.
+        return Nothing(max(index, min(self.window.start, page.head)))
 
     # Records come in.
 

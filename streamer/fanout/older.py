@@ -19,22 +19,31 @@ class Gone(NamedTuple):
     last: int
 
 
+class Nothing(NamedTuple):
+    """Nothing of the topic stands behind an index, up to ``last``, nor ever did."""
+
+    last: int
+
+
+Found = list[Block] | Gone | Nothing
+
+
 class Older:
     """Blocks of a topic's frames by the index behind which they stand; for one event loop.
 
     Args:
-        read: reads the log behind an index; gives blocks that stand one behind another, if there are any, or what is
-            gone. It may raise.
+        read: reads the log behind an index; gives blocks that stand one behind another, if there are any, or how far
+            there is nothing, or nothing any more. It may raise.
         grew: is told how many bytes more there are in memory, and may have them forgotten.
     """
 
-    def __init__(self, read: Callable[[int], Awaitable[list[Block] | Gone]], grew: Callable[[int], None]) -> None:
+    def __init__(self, read: Callable[[int], Awaitable[Found]], grew: Callable[[int], None]) -> None:
         self._read, self._grew = read, grew
         self._blocks: OrderedDict[int, Block] = OrderedDict()
-        self._reads: SharedReads[int, Block | Gone | None] = SharedReads()
+        self._reads: SharedReads[int, Block | Gone | Nothing | None] = SharedReads()
         self.size_bytes = 0
 
-    async def after(self, index: int, encoding: Encoding | None = None) -> Chunk | Gone | None:
+    async def after(self, index: int, encoding: Encoding | None = None) -> Chunk | Gone | Nothing | None:
         """The records behind an index, None where the log must be looked at again. Raises what reading it raises.
 
         However many ask meanwhile, the log is read once. May be cancelled, which leaves the others their answer.
@@ -48,9 +57,9 @@ class Older:
             self.size_bytes += found.size_bytes - before
         return chunk
 
-    async def _read_and_keep(self, index: int) -> Block | Gone | None:
+    async def _read_and_keep(self, index: int) -> Block | Gone | Nothing | None:
         found = await self._read(index)
-        if isinstance(found, Gone):
+        if isinstance(found, Gone | Nothing):
             # Not kept: by the next time, it may be more.
             return found
         for block in found:

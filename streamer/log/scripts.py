@@ -106,7 +106,8 @@ class Page(NamedTuple):
     records. ``start`` is the index from which the page follows: the cursor's, or less where the log lost its tail with
     its master. ``missing`` is the first and the last index between ``start`` and the page that are no longer kept, if
     any; an empty page may have it, too, where the whole list has expired. ``more`` says how many records follow the
-    page. ``head`` is the node's last index.
+    page. ``head`` is the node's last index. ``forgotten`` says that the log knows nothing of the job, and may
+    have known of records behind ``start``.
     """
 
     log_id: str
@@ -117,6 +118,7 @@ class Page(NamedTuple):
     updates: list[Update]
     more: int
     missing: tuple[int, int] | None
+    forgotten: bool = False
 
 
 def append_request(
@@ -208,7 +210,8 @@ def parse_page(topic: Topic, reply: Any) -> Page:
         # Where none follow, those up to the last have expired; else none were asked for.
         before = start if more else last
     missing = (start + 1, before) if before > start else None
-    return Page(log_id.decode(), epoch, head, bool(reset), start, updates, more, missing)
+    unknown = last < 0 and start < forgotten
+    return Page(log_id.decode(), epoch, head, bool(reset), start, updates, more, missing, unknown)
 
 
 def clear_request(keys: Keys, node: str, publish: str = "PUBLISH") -> Request:

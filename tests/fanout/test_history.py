@@ -232,3 +232,26 @@ def test_closing_the_hub_ends_whatever_is_read_and_those_who_wait_for_it(long: H
     long.loop.turn(40)
     assert asyncio.all_tasks(long.loop) == set()
     assert long.hub.statistics().feeds == 0
+
+
+@pytest.mark.parametrize("job", ["j", "never seen"])
+def test_whoever_watches_a_job_that_has_nothing_more_misses_nothing_in_a_new_epoch(house: House, job: str) -> None:
+    house.append("j", 2)
+    house.append("k", 1)
+    _, connection, _ = house.join(Topic(NODE.node, job))
+    house.settle()
+    came = client_of(connection).updates
+    connection.stall()
+    house.append(job, 1)
+    house.settle()
+    house.log.fail_over(1)
+    house.append("k", 1)
+    house.loop.call_soon(house.redis.reconnect)
+    house.settle()
+    connection.resume()
+    house.settle()
+    assert client_of(connection).ends == []
+    house.append(job, 1)
+    house.settle()
+    assert client_of(connection).updates == came + 1
+    assert client_of(connection).ends == []

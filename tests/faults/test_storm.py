@@ -1,4 +1,4 @@
-"""The storm: 20 nodes, 3 gateways and 200 clients, while everything fails. Nothing accepted is missing, nothing doubled.
+"""The storm: 20 nodes, 3 gateways, 200 clients, while everything fails. Nothing accepted is missing, nothing doubled.
 
 The seed is drawn, and printed where the test fails. `STREAMER_STORM_SEED=17` has the faults of that seed once more;
 `STREAMER_STORM_S=600` has both storms together last ten minutes in place of one.

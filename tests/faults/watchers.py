@@ -117,7 +117,5 @@ def check_against_log(watcher: Watcher, log: list[Update]) -> None:
     course: Course[int] = Course()
     for epoch, index, number in watcher.seen:
         course.take(Placed(epoch, index, index - 1, number))
-    places = [
-        Placed(update.epoch, update.index, update.index - 1, update.state.get("n", -1)) for update in log
-    ]
+    places = [Placed(update.epoch, update.index, update.index - 1, update.state.get("n", -1)) for update in log]
     assert course.against(places) == []
