@@ -152,6 +152,7 @@ class Client:
     async def _connect(self) -> Connection:
         """Connect to some gateway. Raises Refused, OSError, TimeoutError."""
         target, life = self._rng.choice(self._targets), self._lives[-1]
+        self._current_ms = sys.maxsize  # what comes first may be history
         life.resume()
         query = "history=all" if life.cursor is None else f"after={life.cursor}"
         path = f"{target.prefix}{path_of(self.topic)}?{query}"
