@@ -80,13 +80,15 @@ if holder or claimant ~= '' then
   end
 end
 
--- Without INFO one master cannot be told from another. fakeredis, which has none, is only ever one server.
-local info = redis.pcall('INFO', 'server')
+-- Without INFO one master cannot be told from another. fakeredis, which has none, is only ever one server. A server has
+-- another replication id each time that it becomes a master, by a start or a promotion: one that was a replica meanwhile
+-- may have lost what it gave out before, and must not go on in the same epoch.
+local info = redis.pcall('INFO', 'replication')
 local refused = type(info) == 'table' and tostring(info.err) -- fakeredis's is no text
 if refused and not string.find(refused, '[uU]nknown %a* ?command') then
   return redis.error_reply('NOPERM to append to a log, the user needs the right to run INFO: ' .. refused)
 end
-local server = not refused and string.match(info, 'run_id:(%w+)') or 'unknown'
+local server = not refused and string.match(info, 'master_replid:(%w+)') or 'unknown'
 
 -- A key of another type, a missing right and a lack of memory fail here, where nothing is written yet, and not half-way.
 -- These change nothing: no job's name is empty. ZADD is first, since Redis asks only the first write whether it needs memory.

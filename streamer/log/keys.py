@@ -37,8 +37,8 @@ class Keys:
         return f"{self.prefix}fleet"
 
     def log(self, node: str) -> str:
-        """A hash: id, epoch, next index, the server the epoch began on, where the last epochs began, the last index of
-        any job that was forgotten."""
+        """A hash: id, epoch, next index, on which server, and since when it was a master, the epoch began, where the
+        last epochs began, the last index of any job that was forgotten."""
         return f"{self._node(node)}log"
 
     def records(self, topic: Topic) -> str:

@@ -19,6 +19,7 @@ from streamer.log.keys import Keys, escape, unescape
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import Appended, Retention
 from tests.log.writing import KEYS, Messages, Writer, batch, chain, forget_node, indexes, stored, tail
+from tests.sentinels import replicates
 from tests.servers import RedisServer, wait_until
 
 A, B = "job-a", "job-b"
@@ -429,6 +430,36 @@ def test_a_retry_begins_no_epoch(client: redis.Redis, writer: Writer, node: str)
     client.hset(KEYS.log(node), "run", "another server")
     assert writer.send(1, A).epoch == 1
     assert writer.append(A).epoch > 1
+
+
+def test_a_server_that_was_a_replica_meanwhile_begins_another_epoch_though_it_never_stopped(
+    own_store: RedisServer, node: str
+) -> None:
+    """What it had given out in its own may be lost, and its indexes given to others."""
+    with RedisServer(own_store.kind) as other, NodeLog(own_store.url, Keys(), node) as log:
+        writer = Writer(log)
+        writer.append(A, None)
+        _follow(other, own_store)
+        _lead(other)
+        lost = writer.append(A)
+        _follow(own_store, other)
+        _lead(own_store)
+        again = writer.send(3, A)
+    assert again.epoch > lost.epoch
+    assert again.next_index == lost.next_index
+
+
+def _follow(replica: RedisServer, master: RedisServer) -> None:
+    """Have a server take over what another has, and follow it."""
+    with replica.client() as asking, master.client() as asked:
+        asked.config_set("repl-diskless-sync-delay", 0)
+        asking.execute_command("REPLICAOF", "127.0.0.1", master.port)  # type: ignore[no-untyped-call]
+    wait_until("it follows", lambda: replicates(replica))
+
+
+def _lead(server: RedisServer) -> None:
+    with server.client() as client:
+        client.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
 
 
 def test_a_server_that_was_killed_goes_on_with_its_data_in_another_epoch(own_store: RedisServer, node: str) -> None:

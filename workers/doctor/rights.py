@@ -59,7 +59,7 @@ def needs(keys: Keys, node: str, sharded: bool, role: str = "both") -> list[Need
         ("ZREM", jobs, ""),
         ("RPUSH", writer, ""),
         ("EXISTS", every),
-        ("INFO", "server"),
+        ("INFO", "replication"),
         ("TIME",),
         ("SPUBLISH" if sharded else "PUBLISH", every, ""),
     ]
