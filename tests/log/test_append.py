@@ -444,6 +444,9 @@ def test_a_server_that_was_a_replica_meanwhile_begins_another_epoch_though_it_ne
         lost = writer.append(A)
         _follow(own_store, other)
         _lead(own_store)
+        with own_store.client() as client:
+            # Of two servers that begin an epoch in the same second, neither knows of the other's.
+            wait_until("the second is over", lambda: client.time()[0] > lost.epoch)
         again = writer.send(3, A)
     assert again.epoch > lost.epoch
     assert again.next_index == lost.next_index
