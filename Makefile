@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench storm clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ format: $(VENV)/.dev  ## format the code
 
 bench: $(VENV)/.dev  ## measure what the project must reach; some of it: make bench ROWS=burst ROUNDS=3
 	@$(BIN)/python -m tests.benchmarks $(or $(ROWS),all) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON))
+
+storm: $(VENV)/.dev  ## have everything fail for ten minutes, and find that nothing is lost; or: make storm S=60 SEED=17
+	STREAMER_STORM_S=$(or $(S),600) $(if $(SEED),STREAMER_STORM_SEED=$(SEED)) $(BIN)/python -m pytest -s tests/faults/test_storm.py
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,14 +10,12 @@ from types import TracebackType
 
 import redis
 
-from tests.sentinels import Sentinels
+from tests.sentinels import DEADLINE_S, Sentinels
 from tests.servers import RedisServer, wait_until
 from workers.bench.storm.schedule import Fault, Strike
 from workers.bench.storm.table import client_kills
 
 MASTER = "the master"
-DEADLINE_S = 60.0
-"""Longer than Sentinels hold back, which they do for 30 s on a machine that was busy."""
 
 
 class Failovers:

@@ -48,8 +48,8 @@ class Storm:
         """Have it rage for as long as planned, and put what came of it into the result."""
         self._rage()
         self._heal()
-        self._house.note_writers()
         self._pause_nodes()
+        self._house.note_writers()
         self._await_log()
         nodes = self._finish_nodes(result)
         views = self._read_logs()
