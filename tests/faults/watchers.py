@@ -17,11 +17,9 @@ from streamer.log.keys import Keys
 from streamer.log.reading import Reader
 from tests.gateway.clients import path
 from tests.gateways import GatewayProcess
+from tests.sentinels import DEADLINE_S
 from workers.bench.storm.course import Course
 from workers.bench.storm.course import Seen as Placed
-
-DEADLINE_S = 60.0
-"""Longer than Sentinels hold back, which they do for 30 s on a machine that was busy."""
 
 NEVER_S = "3600"
 """For `--check-s`: what is found is then not found by looking."""

@@ -82,7 +82,7 @@ def storm(redis_url: str | None, prefix: str, json: bool, seed: int | None, **si
             ignore_interrupts()
     show(result, json)
     if result.faults:
-        raise Faulty(result.verdict())
+        raise Faulty("\n".join([result.verdict(), *result.notes]))
 
 
 def _storm(workshop: Workshop, plan: Plan, redis_url: str | None, prefix: str, result: Result, again: str) -> None:
@@ -97,6 +97,7 @@ def _storm(workshop: Workshop, plan: Plan, redis_url: str | None, prefix: str, r
         house = House(workshop, plan, redis_url, prefix)
         workshop.afterwards.callback(_forget, house)
         where = f"the Redis at {without_password(redis_url)}"
+    house.read_log(house.nodes[0])  # a Redis that does not answer is told at once
     say(f"bench storm: seed {plan.seed}, using {where}")
     with house, Stage() as stage:
         try:
@@ -106,8 +107,6 @@ def _storm(workshop: Workshop, plan: Plan, redis_url: str | None, prefix: str, r
             result.faults.append(str(error))
     if result.faults:
         result.notes += [f"the same again: {again}", f"files of all processes: {_kept(workshop.directory, plan.seed)}"]
-        for note in result.notes:
-            say(note)
 
 
 def _again(plan: Plan, redis_url: str | None) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import secrets
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 import redis
 
+from streamer.core.records import Update
 from streamer.log.url import Kind, parse
+from streamer.settings import NodeSettings
+from streamer.state_streamer import StateStreamer
 from workers.bench.crew import Crew, Member
 from workers.bench.lab import Workshop
 from workers.bench.storm.ledger import Accepted, count_accepted
@@ -25,7 +28,9 @@ from workers.link import Link
 from workers.local_parts import PartFailed, Parts
 from workers.local_servers import FAKE, free_port, gateway_command, listens, redis_answers, redis_command
 
-START_S = 60.0
+PATIENCE_S = 60.0
+
+Each = TypeVar("Each")
 STOP_S = 15.0
 DRAIN_S = 1.0
 
@@ -171,6 +176,11 @@ class NodePart(Part):
         return self.member.report if self.member else None
 
     @property
+    def leaves(self) -> bool:
+        """Whether there are updates that wait for a next process of it."""
+        return any(self.outboxes.glob("*/*.sqlite"))
+
+    @property
     def accepted(self) -> dict[int, Accepted]:
         """What each of its processes has accepted."""
         return {
@@ -223,8 +233,8 @@ class House:
         """Start everything; return once nodes publish, gateways listen and clients come."""
         for part in (*self.gateways, *self.nodes):
             part.start()
-        self.await_all("the gateways listen", lambda: all(gateway.listens for gateway in self.gateways))
-        self.await_all("the nodes publish", lambda: all(node.member and node.member.news for node in self.nodes))
+        self.await_all("the gateways listen", self.gateways, lambda gateway: gateway.listens)
+        self.await_all("the nodes publish", self.nodes, lambda node: bool(node.member and node.member.news))
         plan, first = self.plan, 0
         processes = min(plan.client_processes, plan.clients)
         for number in range(processes):
@@ -240,7 +250,7 @@ class House:
             name, program = f"load process {number + 1}", "workers.bench.storm.clients"
             self.loaders.append(self._crew.start(name, program, order, ClientsNews, ClientsReport))
             first += clients
-        self.await_all("the clients come", lambda: all(loader.news for loader in self.loaders))
+        self.await_all("the clients come", self.loaders, lambda loader: loader.news is not None)
 
     def check(self) -> None:
         """Raise PartFailed where a process has ended that should not."""
@@ -269,10 +279,19 @@ class House:
         """Wait until the condition holds; return False where what ``progress`` gives has not changed for too long."""
         return self._crew.wait(until, progress, show=show)
 
-    def await_all(self, what: str, condition: Callable[[], bool]) -> None:
-        """Return once the condition holds. Raises PartFailed where it does not in time."""
-        if not self._crew.wait(condition, lambda: None, START_S):
-            raise PartFailed(f"it was waited {START_S:g} s until {what}, in vain")
+    def await_all(self, what: str, parts: Sequence[Each], condition: Callable[[Each], bool]) -> None:
+        """Return once the condition holds for all. Raises PartFailed where for too long it does for no more of them."""
+
+        def how_many() -> int:
+            return sum(map(condition, parts))
+
+        if not self._crew.wait(lambda: how_many() == len(parts), how_many, PATIENCE_S):
+            raise PartFailed(f"it was waited {PATIENCE_S:g} s until {what}, in vain")
+
+    def read_log(self, node: NodePart) -> list[Update]:
+        """What the log has of a node. Raises LogUnavailable."""
+        settings = NodeSettings(redis_url=self.redis_url, prefix=self.prefix)
+        return StateStreamer(node.name_in_log, settings).states()
 
     def _linked(self, name: str) -> str:
         """The URL by which Redis is reached over a link of that name, if there can be one."""

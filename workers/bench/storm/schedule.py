@@ -37,6 +37,11 @@ class Fault:
     lasts_s: tuple[float, float] = (0.0, 0.0)
     rest_s: float = 0.5
 
+    @property
+    def key(self) -> str:
+        """The name for programs."""
+        return self.name.replace(" ", "_").lower()
+
 
 def schedule(faults: Sequence[Fault], seed: int, duration_s: float, every_s: float) -> list[Strike]:
     """The faults of a storm, in order of time: every kind once, before any comes again.

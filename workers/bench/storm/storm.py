@@ -10,14 +10,12 @@ from pathlib import Path
 import msgspec
 
 from streamer.core.errors import LogUnavailable
-from streamer.settings import NodeSettings
-from streamer.state_streamer import StateStreamer
 from workers.bench.figures import Figure, Result, durations
 from workers.bench.histogram import Histogram
 from workers.bench.progress import Stage
 from workers.bench.storm.content import Name
 from workers.bench.storm.course import Seen
-from workers.bench.storm.house import House
+from workers.bench.storm.house import House, NodePart
 from workers.bench.storm.orders import ClientsReport, Ends, Judge, NodeReport, Places
 from workers.bench.storm.schedule import Fault, Strike, schedule
 from workers.bench.storm.verdict import NodeLogView, check_log, has_all
@@ -91,7 +89,7 @@ class Storm:
         self._stage.begin("calming down", len(nodes := self._house.nodes))
         for node in nodes:
             node.pause()
-        self._house.await_all("every node has paused", lambda: all(node.paused for node in nodes))
+        self._house.await_all("every node has paused", nodes, lambda node: node.paused)
 
     def _await_log(self) -> None:
         """Wait until the logs have all that was accepted, or nothing comes on any more."""
@@ -104,7 +102,7 @@ class Storm:
         def all_there() -> bool:
             for at, node in enumerate(nodes):
                 if at not in complete:
-                    log = self._read(node.name_in_log)
+                    log = self._try_to_read(node)
                     heads[at] = len(log.everything) if log is not None else heads[at]
                     if log is not None and has_all(log.everything, accepted[at]):
                         complete.add(at)
@@ -125,25 +123,21 @@ class Storm:
                 reports.append(node.report)
                 if node.report.fault:
                     result.faults.append(f"{node.name} failed: {node.report.fault}")
+                elif node.leaves:
+                    result.faults.append(f"{node.name} has ended, and left its outbox")
         return reports
 
     def _read_logs(self) -> list[NodeLogView]:
-        views = []
-        for node in self._house.nodes:
-            log = self._read(node.name_in_log, certainly=True)
-            assert log is not None
-            views.append(log)
-        return views
+        return [self._read(node) for node in self._house.nodes]
 
-    def _read(self, node: str, *, certainly: bool = False) -> NodeLogView | None:
-        house = self._house
+    def _read(self, node: NodePart) -> NodeLogView:
+        return NodeLogView(node.name_in_log, self._house.read_log(node), self._house.plan.content)
+
+    def _try_to_read(self, node: NodePart) -> NodeLogView | None:
         try:
-            updates = StateStreamer(node, NodeSettings(redis_url=house.redis_url, prefix=house.prefix)).states()
+            return self._read(node)
         except LogUnavailable:
-            if certainly:
-                raise
             return None
-        return NodeLogView(node, updates, house.plan.content)
 
     def _await_clients(self, views: Sequence[NodeLogView]) -> None:
         house, clients = self._house, self._house.plan.clients
@@ -164,7 +158,7 @@ class Storm:
     def _judge(self, result: Result) -> list[ClientsReport]:
         loaders = self._house.loaders
         self._house.tell_clients(Judge())
-        self._house.await_all("every client is judged", lambda: all(loader.report for loader in loaders))
+        self._house.await_all("every client is judged", loaders, lambda loader: loader.report is not None)
         reports = [loader.report for loader in loaders if loader.report]
         for report in reports:
             result.faults += report.faults
@@ -181,7 +175,7 @@ class Storm:
             return Figure(key, label, sum(getattr(each, field) for each in of))
 
         result.figures += [
-            *(Figure(fault.name.replace(" ", "_"), fault.name, self._strikes[fault.name]) for fault in self._faults),
+            *(Figure(fault.key, fault.name, self._strikes[fault.name]) for fault in self._faults),
             Figure("accepted", "updates accepted", accepted),
             total("resent", "updates sent again after a loss in Redis", "resent", nodes),
             total("delivered", "updates delivered", "delivered", reports),

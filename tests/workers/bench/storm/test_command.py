@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.commands import DEADLINE_S, command, environment
+from tests.commands import DEADLINE_S, NO_REDIS, command, environment
 from tests.servers import RedisServer, wait_until
 from tests.workers.processes import children
 
 SMALL = ("--nodes", "3", "--gateways", "2", "--clients", "12", "--fault-every-s", "0.5")
-OTHERS = {"restarts_of_Redis", "times_Redis_frozen", "clients_of_Redis_killed", "subscribers_of_Redis_killed"}
+OTHERS = {"restarts_of_redis", "times_redis_frozen", "clients_of_redis_killed", "subscribers_of_redis_killed"}
 """What may be done to a Redis of its own only."""
 
 
@@ -115,6 +115,13 @@ def test_ctrl_c_leaves_no_process_no_file_and_no_key(own_valkey: RedisServer, nu
 def _killed(storm: subprocess.Popen[str]) -> bool:
     assert storm.stderr is not None
     return re.search(r"node \d is killed", storm.stderr.readline()) is not None
+
+
+def test_a_redis_that_does_not_answer_is_said_at_once() -> None:
+    done = _storm("--redis-url", NO_REDIS)
+    assert done.returncode == 1
+    assert "Error: Redis at redis://127.0.0.1:1/0" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
