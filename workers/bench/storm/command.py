@@ -20,7 +20,8 @@ from workers.bench.lab import Workshop, forget, open_workshop
 from workers.bench.open_files import allow_connections
 from workers.bench.progress import Stage
 from workers.bench.showing import show
-from workers.bench.storm.house import House, Server
+from workers.bench.storm.house import House
+from workers.bench.storm.parts import Server
 from workers.bench.storm.plan import Plan
 from workers.bench.storm.storm import Storm
 from workers.bench.storm.table import faults_of

@@ -15,8 +15,9 @@ from workers.bench.histogram import Histogram
 from workers.bench.progress import Stage
 from workers.bench.storm.content import Name
 from workers.bench.storm.course import Seen
-from workers.bench.storm.house import House, NodePart
+from workers.bench.storm.house import House
 from workers.bench.storm.orders import ClientsReport, Ends, Judge, NodeReport, Places
+from workers.bench.storm.parts import NodePart
 from workers.bench.storm.schedule import Fault, Strike, schedule
 from workers.bench.storm.verdict import NodeLogView, check_log, has_all
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import redis
 
-from workers.bench.storm.house import House, Part, Server
+from workers.bench.storm.house import House
 from workers.bench.storm.orders import Leave, Stall
+from workers.bench.storm.parts import Part, Server
 from workers.bench.storm.schedule import Fault, Strike
 
 Client = Callable[[], redis.Redis]
