@@ -128,20 +128,23 @@ class Sentinels:
 
     def mend(self) -> None:
         """Start the server again that was killed, and have it replicate the other, which Sentinels take longer for."""
-        for server in self.servers:
-            if server.process is None:
-                server.start()
         wait_until("the one that was replaced replicates", self._follows, DEADLINE_S)
         wait_until("the Sentinels know it", self._know_the_replica, DEADLINE_S)
 
     def _follows(self) -> bool:
-        """Whether the replica follows the master; where it does not try to, it is told so."""
+        """Whether the replica follows the master; where it does not run, or does not try to, that is mended."""
+        for server in self.servers:
+            if server.process is None or server.process.poll() is not None:
+                server.start()
         master, replica = self.master, self.replica
-        with replica.client() as client:
-            info: Any = client.info("replication")
-            if info["role"] == "master" or info["master_port"] != master.port:
-                client.execute_command("REPLICAOF", "127.0.0.1", master.port)  # type: ignore[no-untyped-call]
-                return False
+        try:
+            with replica.client() as client:
+                info: Any = client.info("replication")
+                if info["role"] == "master" or info["master_port"] != master.port:
+                    client.execute_command("REPLICAOF", "127.0.0.1", master.port)  # type: ignore[no-untyped-call]
+                    return False
+        except redis.RedisError:
+            return False
         return bool(info["master_link_status"] == "up")
 
     def _know_the_replica(self) -> bool:
