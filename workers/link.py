@@ -11,7 +11,7 @@ from typing import Self
 
 CONNECT_S = 5.0
 
-Take = Callable[[bytes], bytes]
+Take = Callable[[bytes], bytes | None]
 
 
 class Link:
@@ -71,13 +71,13 @@ class Link:
                 for end in pair:
                     _shut(end)
 
-    def take_answer(self, data: bytes) -> bytes:
-        """Give what is to be passed on of a server's answer; nothing ends the connection."""
+    def take_answer(self, data: bytes) -> bytes | None:
+        """Give what is to be passed on of a server's answer; None ends the connection."""
         self._answering.wait()
         return data
 
-    def take_request(self, data: bytes) -> bytes:
-        """Give what is to be passed on of a client's request; nothing ends the connection."""
+    def take_request(self, data: bytes) -> bytes | None:
+        """Give what is to be passed on of a client's request; None ends the connection."""
         return data
 
     def _accept(self) -> None:
@@ -115,9 +115,9 @@ class Link:
     def _pass_on(source: socket.socket, sink: socket.socket, take: Take) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                if not (data := take(data)):
+                if (taken := take(data)) is None:
                     break
-                sink.sendall(data)
+                sink.sendall(taken)
         _shut(source)
         _shut(sink)
 
