@@ -99,6 +99,11 @@ class RedisServer:
             self.process.wait()
             self.process = None
 
+    def forget(self) -> None:
+        """Delete the data of one that was killed."""
+        for path in Path(self._directory.name).iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def client(self) -> redis.Redis:
         """A client of redis-py to it."""
         client: redis.Redis = redis.Redis.from_url(self.url, protocol=2, socket_timeout=5)
