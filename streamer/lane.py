@@ -66,7 +66,7 @@ class Lane:
         fits = self.outbox.fits(entry)
         if not (fits or self._spills):
             return False
-        self._owned.file.append(self.outbox.accepted + 1, entry)
+        self._owned.file.append(self.outbox.accepted + 1, entry, nothing_waits=not self.outbox)
         if fits:
             self.outbox.put(entry)
         else:
@@ -99,7 +99,11 @@ class Lane:
     def _note(self, owned: OwnedFile) -> OutboxNotWritable | None:
         known, self._unnoted = self._unnoted, False
         try:
-            owned.file.acknowledge(self.outbox.acknowledged, self.outbox.acknowledged - self.outbox.kept)
+            owned.file.acknowledge(
+                self.outbox.acknowledged,
+                self.outbox.acknowledged - self.outbox.kept,
+                nothing_waits=not self.outbox,
+            )
         except OutboxNotWritable as error:
             # The next one makes up for it. What another process may send again meanwhile, Redis drops.
             self._unnoted = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
@@ -20,9 +20,12 @@ _SCHEMA = """
     BEGIN;
     CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, job TEXT, tail BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS acknowledged (mark INTEGER NOT NULL);
-    INSERT INTO acknowledged SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM acknowledged);
+    INSERT INTO acknowledged SELECT {mark} WHERE NOT EXISTS (SELECT 1 FROM acknowledged);
     COMMIT;
 """
+
+_NO_SPACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
+"""The second is how a limit of the file's size shows."""
 
 
 class Contents(NamedTuple):
@@ -47,22 +50,38 @@ class OutboxFile:
         self._lock = RLock()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
-        self._forgotten = 0
+        self._forgotten = self._first_mark = 0
         with _all_lock:
             _all.add(self)
         with self._connected():
             pass
 
-    def append(self, number: int, entry: Entry) -> None:
-        """Store an entry. Once it returns, the entry outlives the process."""
+    def append(self, number: int, entry: Entry, *, nothing_waits: bool = False) -> None:
+        """Store an entry. Once it returns, the entry outlives the process.
+
+        Where there is no space, and nothing waits before the entry, what is only kept is dropped to make some.
+        """
+        try:
+            self._insert(number, entry)
+        except OutboxNotWritable as error:
+            self._try_again(lambda: self._insert(number, entry), error, number - 1 if nothing_waits else None)
+
+    def acknowledge(self, mark: int, forget: int, *, nothing_waits: bool = False) -> None:
+        """Note up to which sequence number Redis has them, and drop those up to another.
+
+        A loss of power may undo it, which doubles nothing: Redis drops what it has. Where there is no space, and
+        nothing waits behind the mark, all are dropped to make some.
+        """
+        try:
+            self._note(mark, forget)
+        except OutboxNotWritable as error:
+            self._try_again(lambda: self._note(mark, forget), error, mark if nothing_waits else None)
+
+    def _insert(self, number: int, entry: Entry) -> None:
         with self._connected() as connection:
             connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, *entry))
 
-    def acknowledge(self, mark: int, forget: int) -> None:
-        """Note up to which sequence number Redis has them, and drop those up to another.
-
-        A loss of power may undo it, which doubles nothing: Redis drops what it has.
-        """
+    def _note(self, mark: int, forget: int) -> None:
         with self._connected() as connection:
             # Such a commit waits for no disk. A checkpoint does, and so the file stays whole.
             connection.execute("PRAGMA synchronous=NORMAL")
@@ -73,6 +92,34 @@ class OutboxFile:
                     self._forgotten = forget
             finally:
                 connection.execute(f"PRAGMA synchronous={self._sync}")
+
+    def _try_again(self, write: Callable[[], None], error: OutboxNotWritable, mark: int | None) -> None:
+        """Write again what has failed, once there is space; ``mark`` is the last entry, where Redis has them all."""
+        ways = [self._checkpoint] if mark is None else [self._checkpoint, lambda: self._begin_anew(mark)]
+        for make_space in ways:
+            if not _lacks_space(error.__cause__):
+                break
+            try:
+                make_space()
+                return write()
+            except OutboxNotWritable as again:
+                error = again
+        raise error
+
+    def _checkpoint(self) -> None:
+        """Let go of the log that is written ahead, which needs some space itself."""
+        with self._connected() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _begin_anew(self, mark: int) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self._disconnect()
+            self._unlink()
+            # For the next connection, whoever makes it: without it, entries would be taken for others.
+            self._first_mark = self._forgotten = mark
+        with self._connected():
+            pass
 
     def read(self, first: int, most: int) -> list[Entry]:
         """The entries from a sequence number on, so many at the most."""
@@ -98,9 +145,7 @@ class OutboxFile:
     def remove(self) -> None:
         """Close it, and delete it with all that it holds."""
         self.close()
-        with suppress(OSError):
-            for end in ("", "-wal", "-shm", "-journal"):
-                Path(f"{self.path}{end}").unlink(missing_ok=True)
+        self._unlink()
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -123,7 +168,7 @@ class OutboxFile:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={self._sync}")
-            connection.executescript(_SCHEMA)
+            connection.executescript(_SCHEMA.format(mark=self._first_mark))
         except BaseException:
             connection.close()
             raise
@@ -134,6 +179,15 @@ class OutboxFile:
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
+
+    def _unlink(self) -> None:
+        with suppress(OSError):
+            for end in ("", "-wal", "-shm", "-journal"):
+                Path(f"{self.path}{end}").unlink(missing_ok=True)
+
+
+def _lacks_space(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in _NO_SPACE
 
 
 def _reason(error: Exception) -> str:

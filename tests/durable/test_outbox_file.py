@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -182,3 +183,37 @@ def test_a_directory_in_which_nothing_can_be_written_is_an_error(tmp_path: Path)
     (tmp_path / "no-directory").write_text("")
     with pytest.raises(OutboxNotWritable, match=r"no-directory.*: "):
         OutboxFile(tmp_path / "no-directory" / "outbox.sqlite")
+
+
+def test_on_a_full_disk_what_is_only_kept_gives_way_to_an_entry_before_which_nothing_waits(path: Path) -> None:
+    file = filled(path, 3)
+    with file._connected() as connection:
+        connection.execute("PRAGMA max_page_count = 3")
+    refused, error = append_until_refused(file, 4)
+    assert "disk is full" in str(error)
+    file.append(refused, Entry("job", b"it fits"), nothing_waits=True)
+    file.append(refused + 1, Entry("job", b"and the next"))
+    file.close()
+    again = OutboxFile(path)
+    assert again.contents() == Contents(refused, refused - 1, refused + 1)
+    assert again.read(refused, 10) == [Entry("job", b"it fits"), Entry("job", b"and the next")]
+    again.close()
+
+
+def test_on_a_full_disk_all_gives_way_where_redis_has_it_and_not_even_that_can_be_noted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = filled(path, 3)
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    note, tries = file._note, iter([True, True, False])
+
+    def note_in_vain(mark: int, forget: int) -> None:
+        if next(tries):
+            raise OutboxNotWritable(str(path), str(full)) from full
+        note(mark, forget)
+
+    monkeypatch.setattr(file, "_note", note_in_vain)
+    file.acknowledge(3, 0, nothing_waits=True)
+    assert file.contents() == Contents(4, 3, 3)
+    file.close()
