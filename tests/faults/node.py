@@ -1,7 +1,7 @@
 """A node's process, as users write one: it publishes numbered updates, and tells what became of each.
 
 It writes a line each time: `+N` once update N is accepted, `!` and a sentence where it is refused, which is then tried
-again, and `=N` once all up to N is acknowledged. SIGTERM ends it in order; `.` is its last line.
+again until it is not, and `=N` once all up to N is acknowledged. SIGTERM ends it in order; `.` is its last line.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Publishing:
 
     def __init__(self, streamer: StateStreamer, job: str, first: int) -> None:
         self._streamer, self._job, self._next = streamer, job, first
+        self._refused = False
 
     def publish_next(self) -> None:
         """Publish the next update, however often it must be tried."""
@@ -51,12 +52,15 @@ class Publishing:
         try:
             self._streamer.update("running", {"job": self._job, "n": self._next})
         except StreamerError as error:
-            tell(f"!{error}")
+            if not self._refused:
+                tell(f"!{error}")
+            self._refused = True
             if isinstance(error, NodeFencedError) and error.final:
                 raise SystemExit(3) from None
             return False
         tell(f"+{self._next}")
         self._next += 1
+        self._refused = False
         return True
 
 

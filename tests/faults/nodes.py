@@ -79,7 +79,8 @@ class NodeProcess:
     def end(self) -> None:
         """Have it flush and end."""
         self.process.terminate()
-        assert self.process.wait(DEADLINE_S) == 0, self.lines[-3:]
+        status = self.process.wait(DEADLINE_S)
+        assert status == 0, f"it ended with {status}, having told {self.lines[-3:]}"
         assert self.lines[-1] == "."
 
     def until(self, what: str) -> None:
