@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from tests.commands import updates
 from tests.faults.conftest import StartNode
@@ -148,7 +149,7 @@ async def test_updates_that_a_held_back_replica_lacks_are_not_acknowledged_and_o
 ) -> None:
     settings = {"wait_replicas": 1, "wait_replicas_s": 0.1}
     async with AsyncExitStack() as stack:
-        replica = stack.enter_context(RedisServer("valkey", None, "--repl-diskless-sync-delay", "0"))
+        replica = stack.enter_context(RedisServer("valkey"))
         link = stack.enter_context(Proxy(own_valkey.port))
         of_replica = stack.enter_context(Proxy(own_valkey.port))
         follow(replica, of_replica.port)
@@ -181,6 +182,8 @@ async def test_updates_that_a_held_back_replica_lacks_are_not_acknowledged_and_o
 
 def follow(replica: RedisServer, master_port: int) -> None:
     """Have a server replicate another; return once it has its data."""
+    with redis.Redis(port=master_port, protocol=2) as master:
+        master.config_set("repl-diskless-sync-delay", 0)
     with replica.client() as client:
         client.replicaof("127.0.0.1", str(master_port))
         wait_until("it replicates", lambda: replicates(replica))

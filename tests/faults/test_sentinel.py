@@ -93,6 +93,30 @@ async def test_a_lost_tail_is_replaced_by_what_the_log_has_under_a_new_epoch(
         check_against_log(late, streamer.states())
 
 
+async def test_a_cursor_of_the_lost_tail_goes_on_at_another_gateway_where_the_logs_begin_to_differ(
+    sentinels: Sentinels, gateway: GatewayProcess, streamer: StateStreamer, node: str
+) -> None:
+    jobs = (None, "job")
+    async with watching(gateway, node) as everything, watching(gateway, node, "job") as job:
+        await published(streamer, 0, 19, everything, job)
+        master, replica = sentinels.master, sentinels.replica
+        await caught_up(master)
+        hold_back(replica)
+        await published(streamer, 20, 29, everything, job)
+        cursors = [everything.cursor, job.cursor]
+    await asyncio.to_thread(master.kill)
+    await published(streamer, 30, 34)
+    log = streamer.states()
+    with GatewayProcess(sentinels.url) as other:
+        for cursor, of_job in zip(cursors, jobs, strict=True):
+            async with watching(other, node, of_job, after=cursor) as resumed:
+                await resumed.until("the last arrives", lambda seen: seen and seen[-1].number == 34)
+                assert resumed.indexes == list(range(20, len(log)))
+                assert [seen.number for seen in resumed.seen] == [update.state["n"] for update in log[20:]]
+                assert {seen.number for seen in resumed.seen} == set(range(20, 35))
+                assert {seen.epoch for seen in resumed.seen} == {log[-1].epoch}
+
+
 async def test_a_master_that_dies_under_load_is_replaced(
     sentinels: Sentinels, gateway: GatewayProcess, streamer: StateStreamer, node: str
 ) -> None:

@@ -38,6 +38,8 @@ class Watcher:
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
+        self.cursor: str | None = None
+        """Of the last update seen."""
         self._came = asyncio.Event()
 
     @property
@@ -64,6 +66,7 @@ class Watcher:
         try:
             async for text in connection:
                 message = json.loads(text)
+                self.cursor = message["cursor"]
                 _, epoch, _ = message["cursor"].split(".")
                 self.seen.append(Seen(int(epoch), message["index"], message["state"].get("n", -1)))
                 self._came.set()
@@ -73,10 +76,12 @@ class Watcher:
 
 
 @asynccontextmanager
-async def watching(gateway: GatewayProcess, node: str, job: str | None = None) -> AsyncIterator[Watcher]:
+async def watching(
+    gateway: GatewayProcess, node: str, job: str | None = None, **query: object
+) -> AsyncIterator[Watcher]:
     """Someone who watches a node, or a job of it, to the end of the block."""
     watcher = Watcher()
-    async with connect(gateway.url + path(node, job), compression=None, max_size=None) as connection:
+    async with connect(gateway.url + path(node, job, **query), compression=None, max_size=None) as connection:
         following = asyncio.create_task(watcher.follow(connection))
         try:
             yield watcher
