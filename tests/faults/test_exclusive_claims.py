@@ -11,6 +11,7 @@ from tests.faults.conftest import StartNode
 from tests.faults.nodes import NodeProcess, has_seen, numbers_of
 from tests.faults.watchers import eventually, watching
 from tests.gateways import GatewayProcess
+from tests.proxies import Proxy
 from tests.servers import RedisServer
 
 LEASE = {"lease_s": 1}
@@ -26,7 +27,8 @@ async def test_a_process_is_refused_while_another_has_the_node_and_one_that_slep
             for gateway in gateways
             for job in (None, "job")
         ]
-        first = start_node(valkey.url, "--exclusive", settings=LEASE)
+        link = stack.enter_context(Proxy(valkey.port))
+        first = start_node(link.url, "--exclusive", settings=LEASE)
         await first.until_accepted(50)
         refused = start_node(valkey.url, "--exclusive", settings=LEASE)
         assert await asyncio.to_thread(refused.process.wait, DEADLINE_S) == 3
@@ -35,10 +37,14 @@ async def test_a_process_is_refused_while_another_has_the_node_and_one_that_slep
         shared = start_node(valkey.url)
         await eventually("it is refused, too", lambda: shared.refusals)
 
+        link.hold_requests()
+        await first.until_accepted(20)
         first.process.send_signal(signal.SIGSTOP)
         await watchers[0].until("it has written", lambda seen: len(seen) > 50)
         second = await take_over(valkey, start_node, node)
         written = numbers_of(updates(valkey.url, node), first.first)
+        link.release()  # what it had sent comes now
+        await second.until_accepted(50)
         first.process.send_signal(signal.SIGCONT)
         assert await asyncio.to_thread(first.process.wait, DEADLINE_S) == 3
         assert "is not this process's to write" in first.refusals[-1]
