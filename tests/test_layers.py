@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 PURE = {"__future__", "array", "bisect", "collections", "dataclasses", "enum", "itertools", "random", "re", "typing"}
-PURE |= {"math", "unicodedata", "zlib"}
+PURE |= {"fnmatch", "functools", "math", "unicodedata", "zlib"}
 """What the core may use of the standard library: no I/O, no clock, no logging, no threads. Of `random`, only a type."""
 
 ROOMS = {
@@ -21,7 +21,7 @@ ROOMS = {
     "streamer.log": {"streamer.core", "msgspec", "redis"},
     "streamer.fanout": {"streamer.core", "streamer.log", "msgspec", "websockets"},
     "streamer.gateway": {"streamer.core", "streamer.log", "streamer.fanout"}
-    | {"msgspec", "prometheus_client", "websockets"},
+    | {"jwt", "msgspec", "prometheus_client", "websockets"},
     "streamer.client": {"streamer.core", "msgspec", "websockets"},
     "streamer.settings": {"streamer.core", "streamer.log"},
     "streamer.node_state": {"streamer.core"},
@@ -43,6 +43,7 @@ ROOMS = {
         "streamer",
         "click",
         "fakeredis",
+        "jwt",
         "lupa",
         "msgspec",
         "prometheus_client",
