@@ -14,7 +14,9 @@ from streamer.core.records import Update
 RESET = 4001
 GAP = 4002
 TOO_SLOW = 4003
-"""Close codes of our own (RFC 6455, section 7.4.2). After all of them a client may come back at once."""
+EXPIRED = 4004
+"""Close codes of our own (RFC 6455, section 7.4.2). After all of them a client may come back at once, but after
+EXPIRED only with another token."""
 
 DEFLATE_BITS = 12
 """The window of the compression: 4 KiB is more than most messages have, and a compressor for it is made in a tenth of

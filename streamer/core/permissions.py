@@ -17,7 +17,7 @@ class Permissions:
 
     A name is allowed where one of the patterns fits it whole: `*` stands for any run of characters, also for none, `?`
     for one character, and every other character for itself, in small and capital letters as written. Without a
-    pattern nothing is allowed. ``admin`` is allowed everything. ``expires_at`` is in seconds since 1970, None for never.
+    pattern nothing is allowed. ``admin`` is allowed everything. ``expires_at`` is in seconds since 1970, None: never.
     """
 
     nodes: tuple[str, ...] = ()

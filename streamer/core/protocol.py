@@ -38,6 +38,7 @@ class Code(Enum):
     INVALID_CURSOR = "invalid_cursor"
     ALREADY_SUBSCRIBED = "already_subscribed"
     NOT_SUBSCRIBED = "not_subscribed"
+    FORBIDDEN = "forbidden"
     TOO_MANY_TOPICS = "too_many_topics"
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"

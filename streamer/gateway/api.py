@@ -11,28 +11,42 @@ from websockets.http11 import Response
 from streamer.core.cursor import START, Cursor
 from streamer.core.messages import plain_message
 from streamer.core.names import Topic
+from streamer.core.permissions import EVERYTHING, Permissions
 from streamer.gateway.http import answer_error, answer_json
 from streamer.gateway.routes import ListNodes, ListUpdates, ShowNode
+from streamer.log.fleet import Summary
 from streamer.log.reading import Reader
 
 
-async def answer_api(reader: Reader, route: ListNodes | ShowNode | ListUpdates) -> Response:
-    """Answer a request to the API. Raises LogUnavailable."""
+async def answer_api(
+    reader: Reader, route: ListNodes | ShowNode | ListUpdates, permissions: Permissions = EVERYTHING
+) -> Response:
+    """Answer a request to the API by who may make it; lists show what they may see. Raises LogUnavailable."""
     match route:
         case ListNodes():
-            return answer_json(await _nodes(reader))
+            return answer_json(await _nodes(reader, permissions))
         case ShowNode(node):
-            return answer_json(await _node(reader, node))
+            return answer_json(await _node(reader, node, permissions))
         case ListUpdates(topic, after):
             return await _updates(reader, topic, after or START)
 
 
-async def _nodes(reader: Reader) -> dict[str, Any]:
-    nodes = await reader.nodes()
-    return {"nodes": [{"node": node, **msgspec.structs.asdict(summary)} for node, summary in nodes.items()]}
+async def _nodes(reader: Reader, permissions: Permissions) -> dict[str, Any]:
+    seen = [
+        {"node": node, **_summary(summary, permissions)}
+        for node, summary in (await reader.nodes()).items()
+        if permissions.may_see_node(node)
+    ]
+    return {"nodes": seen}
 
 
-async def _node(reader: Reader, node: str) -> dict[str, Any]:
+def _summary(summary: Summary, permissions: Permissions) -> dict[str, Any]:
+    """A node's summary, without the status of a job that may not be seen, and its name."""
+    shown = msgspec.structs.asdict(summary)
+    return shown if permissions.may_see_job(summary.job) else {**shown, "status": "", "job": None}
+
+
+async def _node(reader: Reader, node: str, permissions: Permissions) -> dict[str, Any]:
     page = await reader.read(Topic(node), START, limit=0)
     return {
         "node": node,
@@ -40,7 +54,7 @@ async def _node(reader: Reader, node: str) -> dict[str, Any]:
         "epoch": page.epoch,
         "head": page.head,
         "cursor": Cursor(page.log_id, page.epoch, page.head).token if page.log_id else None,
-        "jobs": await reader.jobs(node),
+        "jobs": [job for job in await reader.jobs(node) if permissions.may_see_job(job.job)],
     }
 
 

@@ -11,6 +11,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
 from websockets.protocol import State
 
+from streamer.core.permissions import EVERYTHING
 from streamer.core.protocol import Format
 from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
@@ -41,6 +42,7 @@ class GatewayConnection(ServerConnection):
         self.position: Position | None = None
         self.format: Format | None = None
         self.session: Session | Conversation | None = None
+        self.permissions = EVERYTHING
         self._connections = connections
         self._held = bytearray()
         self._answered = False
@@ -62,10 +64,15 @@ class GatewayConnection(ServerConnection):
             await super().__aexit__(*exc_info)
 
     def forget_handshake(self) -> None:
-        """Let go of the headers, which are a quarter of what an open connection would hold for days."""
+        """Let go of what was asked: headers are a quarter of what an open connection would hold for days.
+
+        A token may be among it.
+        """
         for message in (self.request, self.response):
             if message is not None:
                 message.headers.clear()
+        if self.request is not None:
+            self.request.path = ""
 
     def data_received(self, data: bytes) -> None:
         """Take in what the socket brings."""

@@ -16,6 +16,7 @@ from websockets.protocol import OPEN
 from streamer.core.errors import LogUnavailable
 from streamer.core.messages import TOO_SLOW
 from streamer.core.names import Topic
+from streamer.core.permissions import EVERYTHING, Permissions
 from streamer.core.protocol import (
     Answer,
     Code,
@@ -71,8 +72,16 @@ class Conversation:
     given in the order of the requests, by one task, which is there only while any is due.
     """
 
-    def __init__(self, connection: ServerConnection, hub: Hub, format: Format, limits: Limits) -> None:
+    def __init__(
+        self,
+        connection: ServerConnection,
+        hub: Hub,
+        format: Format,
+        limits: Limits,
+        permissions: Permissions = EVERYTHING,
+    ) -> None:
         self._connection, self._hub, self._format, self._limits = connection, hub, format, limits
+        self._permissions = permissions
         self._topics = Subscriptions(limits.topics)
         self._followed: dict[Topic, Subscription] = {}
         self._waiting: deque[_Waiting] = deque()
@@ -143,8 +152,10 @@ class Conversation:
         return await self._hub.locate(request.topic, request.cursor, request.records)
 
     def _refusal(self, request: Subscribe) -> Error | None:
-        """Why this client may not watch a topic, if it may not. Here is the place to ask whether it may."""
-        return None
+        """Why this client may not watch a topic, if it may not."""
+        if self._permissions.may_watch(request.topic):
+            return None
+        return refusal(request, Code.FORBIDDEN, self._permissions.missing_for(request.topic))
 
     async def _answer_all(self) -> None:
         try:

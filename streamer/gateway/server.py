@@ -20,17 +20,21 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from streamer.core.errors import InvalidInput, LogUnavailable
+from streamer.core.messages import EXPIRED
 from streamer.core.protocol import Format
 from streamer.fanout.hub import Hub
 from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
+from streamer.gateway.access import PLAIN, Access, Refused, without_token
 from streamer.gateway.api import answer_api
 from streamer.gateway.connection import GatewayConnection
 from streamer.gateway.conversation import Conversation, Limits
+from streamer.gateway.expiries import Expiries
 from streamer.gateway.http import UNAVAILABLE, answer_error, answer_file, answer_unavailable, wants_upgrade
 from streamer.gateway.internal import answer_internal
 from streamer.gateway.routes import Converse, GiveFile, UnknownPath, Watch, parse_target
 from streamer.gateway.settings import GatewaySettings
+from streamer.gateway.tls import server_context
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
 
@@ -40,6 +44,8 @@ MAX_MESSAGE_BYTES = 4096
 BACKLOG = 4096
 SEND_BUFFER_BYTES = 128 * 1024
 """What the kernel may hold for a client that does not read; without a bound, it is megabytes each."""
+
+TLS_HANDSHAKE_S = 10.0
 
 LAST_WORDS_S = 1.0
 """How long those who were told that the gateway stops have to answer."""
@@ -62,15 +68,24 @@ def offered_formats(request: Request) -> list[Format]:
 
 
 def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """The format of v1, or the plain endpoint's name, where it is offered; else none, which only browsers refuse."""
     format = cast(GatewayConnection, connection).format
-    return None if format is None else Subprotocol(format.value)
+    if format is not None:
+        return Subprotocol(format.value)
+    return PLAIN if PLAIN in offered else None
 
 
 class Gateway:
-    """Serves clients on a port; for one event loop. Start it once, stop it once."""
+    """Serves clients on a port; for one event loop. Start it once, stop it once.
+
+    Raises InvalidSetting where a file with keys or a certificate cannot be used.
+    """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
+        self.access = Access(settings.tokens)
+        self._tls = server_context(settings.tls)
+        self._expiries: Expiries[GatewayConnection] = Expiries(self._expire)
         reader = Reader(settings.redis_url, settings.keys)
         subscriber = Subscriber(settings.redis_url, linger_s=settings.linger_ms / 1000, keys=settings.keys)
         self.hub = Hub(reader, subscriber, settings.keys, settings.hub)
@@ -101,6 +116,8 @@ class Gateway:
                 extensions=[_DEFLATE] if settings.compress else None,
                 select_subprotocol=_select_subprotocol,
                 reuse_port=settings.reuse_port,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else TLS_HANDSHAKE_S,
             )
             for listening in self._server.sockets:
                 # Accepted sockets inherit it.
@@ -181,8 +198,14 @@ class Gateway:
         if connection.session is not None:
             connection.session.close(CloseCode.SERVICE_RESTART, f"service restart; {connection.session.how_to_go_on()}")
 
+    def _expire(self, connection: GatewayConnection) -> None:
+        if connection.session is not None:
+            go_on = connection.session.how_to_go_on()
+            connection.session.close(EXPIRED, f"the token has expired; come back with a new one, and {go_on}")
+
     async def _release(self) -> None:
         """Close and cut off all that there is."""
+        self._expiries.close()
         for server in (self._server, self._internal):
             if server is not None:
                 server.close(close_connections=False)
@@ -200,21 +223,26 @@ class Gateway:
                 HTTPStatus.METHOD_NOT_ALLOWED, f"{request.method} is not served here, only GET is", {"Allow": "GET"}
             )
         try:
-            route = parse_target(request.path)
+            route = parse_target(without_token(request.path))
             if isinstance(route, GiveFile):
                 return answer_file(route.file)
+            permissions = self.access.authorize(request, route)
             if not isinstance(route, Watch | Converse):
-                return await answer_api(self.hub.reader, route)
+                return await answer_api(self.hub.reader, route, permissions)
             if not wants_upgrade(request):
                 return answer_error(
                     HTTPStatus.UPGRADE_REQUIRED,
                     "this is a WebSocket endpoint: open it with ws:// or wss://, or see / in a browser",
                     {"Upgrade": "websocket", "Connection": "upgrade, close"},
                 )
+            connection = cast(GatewayConnection, connection)
+            connection.permissions = permissions
             if isinstance(route, Converse):
-                return self._agree(cast(GatewayConnection, connection), request)
-            await self._locate(cast(GatewayConnection, connection), route)
+                return self._agree(connection, request)
+            await self._locate(connection, route)
             return None
+        except Refused as refused:
+            return refused.response
         except UnknownPath:
             return answer_error(
                 HTTPStatus.NOT_FOUND,
@@ -275,21 +303,26 @@ class Gateway:
         """Serve a v1 connection until it is closed."""
         settings = self.settings
         limits = Limits(settings.max_topics, settings.max_messages_s, settings.hub.stall_s)
-        conversation = connection.session = Conversation(connection, self.hub, format, limits)
+        permissions = connection.permissions
+        conversation = connection.session = Conversation(connection, self.hub, format, limits, permissions)
+        self._expiries.add(connection, permissions.expires_at)
         try:
-            if self.draining:
-                self._dismiss(connection)
+            if self._ending:
+                self._dismiss(connection)  # else the drain does
             await conversation.run()
         except ConnectionClosed:
             pass
         finally:
             conversation.end()
+            self._expiries.discard(connection, permissions.expires_at)
 
     async def _watch(self, connection: GatewayConnection) -> None:
         """Serve a connection of the plain endpoint until it is closed."""
         assert connection.watch is not None
         began = time.monotonic()
         session = connection.session = Session(connection, connection.watch.topic, self.settings.hub.stall_s)
+        expires_at = connection.permissions.expires_at
+        self._expiries.add(connection, expires_at)
         try:
             await self._join(session, connection.position)
             if self._ending:
@@ -303,6 +336,7 @@ class Gateway:
             pass
         finally:
             session.end()
+            self._expiries.discard(connection, expires_at)
             _log.debug("%s was watched for %.1f s", session.topic, time.monotonic() - began)
 
     async def _join(self, session: Session, position: Position | None) -> None:

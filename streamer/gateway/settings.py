@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
 
 from streamer.core.errors import InvalidSetting
 from streamer.fanout.hub import HubSettings
+from streamer.gateway.tls import TlsSettings
+from streamer.gateway.tokens import TokenSettings
 from streamer.log.keys import Keys
 from streamer.log.url import check_url
 
@@ -24,8 +27,10 @@ class GatewaySettings:
     ``compress`` offers compression (RFC 7692) to clients. On a v1 connection, a client may have ``max_topics`` at the
     same time, and send messages of ``max_message_bytes`` and ``max_messages_s`` of them a second. ``reuse_port`` lets
     other processes of this user that set it, too, listen on the same port.
+    ``tokens`` says which tokens count; where it names no keys, everybody may see everything, which takes ``insecure``
+    where the host is not this machine alone. ``tls`` serves the port, and not the internal one, by TLS.
 
-    Raises InvalidSetting where a value is out of range.
+    Raises InvalidSetting where a value is out of range, or where everybody could watch and nobody said so.
     """
 
     redis_url: str = field(repr=False)  # it may hold a password
@@ -43,6 +48,9 @@ class GatewaySettings:
     max_message_bytes: int = 64 * 1024
     max_messages_s: float = 100.0
     reuse_port: bool = False
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    insecure: bool = False
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
     def __post_init__(self) -> None:
         check_url(self.redis_url)
@@ -56,3 +64,22 @@ class GatewaySettings:
             raise InvalidSetting(f"max_messages_s must be more than 0, not {self.max_messages_s}")
         if not 0 <= self.linger_ms <= MOST_LINGER_MS:
             raise InvalidSetting(f"linger_ms must be from 0 to {MOST_LINGER_MS:g}, not {self.linger_ms}")
+        if not (self.insecure or self.tokens.have_keys or _is_loopback(self.host)):
+            raise InvalidSetting(
+                f"on {self.host or 'all addresses'}, which others can reach, everybody could see everything: "
+                "say which tokens count with --token-secret-file, --token-key-file or --token-jwks-file, "
+                "or that everybody may with --insecure"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is certain to be this machine alone. Whatever other names mean is not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback

@@ -19,7 +19,7 @@ def fits(pattern: str, name: str) -> bool:
     if not pattern:
         return not name
     if pattern[0] == "*":
-        return fits(pattern[1:], name) or bool(name) and fits(pattern, name[1:])
+        return fits(pattern[1:], name) or (bool(name) and fits(pattern, name[1:]))
     return bool(name) and pattern[0] in ("?", name[0]) and fits(pattern[1:], name[1:])
 
 
