@@ -12,6 +12,7 @@ from workers.gateway.command import gateway
 from workers.node import node
 from workers.publish import publish
 from workers.safe_text import visible_lines
+from workers.token import token
 from workers.watch import watch
 
 FAILED = 1
@@ -36,7 +37,7 @@ def cli() -> None:
     """
 
 
-for command in (bench, demo, doctor, gateway, node, publish, watch):
+for command in (bench, demo, doctor, gateway, node, publish, token, watch):
     cli.add_command(command)
 
 

@@ -91,6 +91,17 @@ def publish_options(command: Command) -> Command:
     return redis_options(command)
 
 
+token_secret_file = option(
+    "--token-secret-file", "--secret-file", metavar="FILE", help="A secret that tokens may be signed with (HS256)."
+)
+
+
+def token_claims(command: Command) -> Command:
+    """What a token must name."""
+    audience = option("--token-audience", "--audience", metavar="TEXT", help="The audience (`aud`) of tokens.")
+    return option("--token-issuer", "--issuer", metavar="TEXT", help="The issuer (`iss`) of tokens.")(audience(command))
+
+
 exit_flush = option(
     "--exit-flush-s", type=Seconds(), default=NodeSettings.exit_flush_s, help="Seconds to wait for Redis at the end."
 )

@@ -10,11 +10,14 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
+from pathlib import Path
 
 import click
 
 from streamer.client.watching import watch as watch_updates
 from streamer.core.cursor import Cursor
+from streamer.core.errors import InvalidSetting
 from streamer.core.messages import PlainMessage
 from workers.options import gateway_url, option
 from workers.safe_text import json_line
@@ -33,13 +36,27 @@ QUIET_S = 1.0
 @option("--history", default="all", metavar="all|none|N", help="How much comes first.")
 @option("--json", "as_json", is_flag=True, help="Print each update as one line of JSON.")
 @gateway_url
-def watch(node: str, job: str | None, after: str | None, history: str, as_json: bool, gateway_url: str) -> None:
+@option("--token", help="A token that allows it; --token-file or the variable show it to fewer.")
+@option("--token-file", metavar="FILE", help="A file with the token, read anew for each connection.")
+@option("--ca", metavar="FILE", help="Authorities that may vouch for a wss:// gateway (PEM).")
+def watch(
+    node: str,
+    job: str | None,
+    after: str | None,
+    history: str,
+    as_json: bool,
+    gateway_url: str,
+    token: str | None,
+    token_file: str | None,
+    ca: str | None,
+) -> None:
     """Follow the updates of NODE through a gateway: what is kept first, then each as it comes.
 
     \b
       streamer watch gpu-1
       streamer watch gpu-1 --job train-7 --history 10
       streamer watch gpu-1 --json | jq .state
+      streamer watch gpu-1 --gateway-url wss://streamer.example.com --token-file token
 
     A lost connection is made again and goes on where it was: nothing is missed, nothing comes twice. Ctrl-C ends it.
     """
@@ -49,9 +66,20 @@ def watch(node: str, job: str | None, after: str | None, history: str, as_json: 
         Cursor.parse(after)
     if not (history in ("all", "none") or (history.isascii() and history.isdigit())):
         raise click.BadParameter(f"{history!r} is none of all, none, or how many updates come first")
-    updates = watch_updates(gateway_url, node, job, after=after, history=history, notify=say)
+    if token and token_file:
+        raise click.UsageError("give either --token or --token-file")
+    how = partial(_read_token, token_file) if token_file else token or None
+    updates = watch_updates(gateway_url, node, job, after=after, history=history, token=how, ca=ca or None, notify=say)
     with showing("the updates"):
         asyncio.run(_follow(updates, _show_json if as_json else UpdateLines(sys.stdout).show))
+
+
+def _read_token(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in ASCII"
+        raise InvalidSetting(f"the token in {path} cannot be read: {reason}") from None
 
 
 async def _follow(updates: AsyncGenerator[PlainMessage, None], show: Callable[[PlainMessage], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from random import Random
@@ -41,6 +42,8 @@ async def watch(
     *,
     after: str | None = None,
     history: str = "all",
+    token: str | Callable[[], str] | None = None,
+    ca: str | None = None,
     notify: Callable[[str], None] = lambda sentence: None,
     rng: Random | None = None,
 ) -> AsyncGenerator[PlainMessage, None]:
@@ -54,12 +57,16 @@ async def watch(
         gateway: the gateway's URL, as `ws://host:8080` or `https://host/prefix`.
         after: the cursor of an update, to begin behind it.
         history: without a cursor, how much comes first: `all`, `none`, or how many.
+        token: says who asks, where the gateway wants to know; or what returns it, called for each connection: a token
+            that has expired is then replaced by the next.
+        ca: a file with the authorities that may vouch for the gateway (PEM), instead of those that the system knows.
         notify: is called with a sentence when the connection is lost or there again, or updates were missed.
         rng: spreads the waits.
 
-    Raises InvalidName, InvalidSetting (for the URL), WatchRefused.
+    Raises InvalidName, InvalidSetting (for the URL, the token or the authorities), WatchRefused.
     """
     gateway = websocket_url(gateway)
+    tls = _tls(gateway, ca)
     path = path_of(Topic(check_node(node), job if job is None else check_job(job)))
     rng = rng or Random()
     waits = backoff(rng)
@@ -68,7 +75,11 @@ async def watch(
         query = {"after": after} if after is not None else {"history": history}
         try:
             connection = await connect(
-                f"{gateway}{path}?{urlencode(query)}", compression=None, max_size=MAX_MESSAGE_BYTES
+                f"{gateway}{path}?{urlencode(query)}",
+                compression=None,
+                max_size=MAX_MESSAGE_BYTES,
+                additional_headers=_authorization(token() if callable(token) else token),
+                ssl=tls,
             )
             try:
                 if waited:
@@ -118,11 +129,34 @@ def _ending(error: Exception, gateway: str) -> tuple[int, str]:
             if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
                 raise WatchRefused(sentence)
             return status, sentence
+        case ssl.SSLCertVerificationError():
+            raise WatchRefused(f"{gateway} is not vouched for: {error.verify_message}")
         case InvalidURI():
             raise InvalidSetting(str(error))
         case msgspec.DecodeError():
             raise WatchRefused(f"what {gateway} sends is no update: {error}")
     return CloseCode.ABNORMAL_CLOSURE, f"{gateway} cannot be reached: {error or type(error).__name__}"
+
+
+def _authorization(token: str | None) -> dict[str, str]:
+    if token is None:
+        return {}
+    token = token.strip()
+    if not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise InvalidSetting("the token is none: it must be one word of ASCII characters")
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _tls(gateway: str, ca: str | None) -> ssl.SSLContext | None:
+    if not gateway.startswith("wss:"):
+        if ca is not None:
+            raise InvalidSetting(f"authorities are given, but {gateway} does not use TLS: it should begin with wss://")
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        reason = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise InvalidSetting(f"the authorities in {ca} cannot be used: {reason}") from None
 
 
 def websocket_url(gateway: str) -> str:

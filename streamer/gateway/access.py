@@ -19,12 +19,12 @@ from streamer.gateway.routes import Converse, ListNodes, ListUpdates, ShowNode, 
 from streamer.gateway.tokens import TokenRefused, Tokens, TokenSettings
 
 BEARER = "bearer."
-"""What stands before a token in the list of subprotocols: the one header of a WebSocket that scripts in browsers can set."""
+"""What stands before a token in the list of subprotocols, the one header of a WebSocket that a page can set."""
 
 PLAIN = Subprotocol("streamer.plain")
 """The subprotocol of the plain endpoint. A browser that offers any must be given one of them."""
 
-_AUTHORIZATION = re.compile(r"bearer +(\S+)", re.IGNORECASE)
+_AUTHORIZATION = re.compile(r"\s*bearer\s+(.*?)\s*", re.IGNORECASE)
 _WHERE = "send it as `Authorization: Bearer TOKEN`, or, from a browser, as the subprotocol `bearer.TOKEN`"
 
 
@@ -118,15 +118,9 @@ def _split(target: str) -> tuple[str, list[str]]:
 
 
 def _in_authorization(request: Request) -> list[str]:
-    tokens = []
-    for value in request.headers.get_all("Authorization"):
-        match = _AUTHORIZATION.fullmatch(value.strip())
-        if match is None:
-            raise Refused(
-                HTTPStatus.BAD_REQUEST, "the header Authorization must be of the form `Bearer TOKEN`", "Bearer"
-            )
-        tokens.append(match[1])
-    return tokens
+    # Another scheme is for somebody else, as a proxy before the gateway.
+    found = map(_AUTHORIZATION.fullmatch, request.headers.get_all("Authorization"))
+    return [match[1] for match in found if match]
 
 
 def _in_subprotocols(request: Request) -> list[str]:

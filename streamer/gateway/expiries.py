@@ -52,6 +52,7 @@ class Expiries(Generic[_Item]):
         self._seconds.clear()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _set_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)

@@ -71,6 +71,11 @@ class GatewaySettings:
                 "or that everybody may with --insecure"
             )
 
+    @property
+    def scheme(self) -> str:
+        """What the port's URLs begin with."""
+        return "http://" if self.tls.cert is None else "https://"
+
 
 def _is_loopback(host: str) -> bool:
     """Whether a host is certain to be this machine alone. Whatever other names mean is not looked up."""

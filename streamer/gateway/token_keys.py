@@ -36,8 +36,8 @@ def secret_key(path: str, content: bytes) -> TokenKey:
     secret = content.strip(b"\r\n")
     if len(secret) < LEAST_SECRET_BYTES:
         raise InvalidSetting(
-            f"the secret in {path} has {len(secret)} bytes, which can be guessed: it needs {LEAST_SECRET_BYTES} or more; "
-            "`streamer token --new-secret FILE` makes one"
+            f"the secret in {path} has {len(secret)} bytes, which can be guessed: it needs {LEAST_SECRET_BYTES} "
+            "or more; `streamer token --new-secret FILE` makes one"
         )
     try:
         return TokenKey(SECRET_ALGORITHM, _algorithm(SECRET_ALGORITHM).prepare_key(secret))
@@ -77,8 +77,8 @@ def _from_pem(path: str, content: bytes, fault: str) -> TokenKey:
 def key_set(path: str, content: bytes) -> list[TokenKey]:
     """The keys in a file that holds a JWK Set (RFC 7517), those of them that can be used. Raises InvalidSetting.
 
-    Others are left aside, as that RFC asks for: keys to encrypt with, of other kinds, and secrets, which a set of public
-    keys should not hold.
+    Others are left aside, as that RFC asks for: keys to encrypt with, of other kinds, and secrets, which a set of
+    public keys should not hold.
     """
     try:
         keys = msgspec.json.decode(content, type=_KeySet).keys

@@ -7,13 +7,16 @@ import asyncio
 import click
 
 from streamer.fanout.hub import HubSettings
+from streamer.gateway.access import Access
 from streamer.gateway.settings import MOST_LINGER_MS, GatewaySettings
+from streamer.gateway.tls import TlsSettings, server_context
+from streamer.gateway.tokens import TokenSettings
 from streamer.log.keys import Keys
 from workers.event_loops import loop_factory
 from workers.gateway.serving import serve, stopping_signals
 from workers.gateway.supervisor import supervise
 from workers.logs import configure_logs
-from workers.options import DEFAULT_PORT, Seconds, option, redis_options
+from workers.options import DEFAULT_PORT, Seconds, option, redis_options, token_claims, token_secret_file
 
 _HUB = HubSettings()
 
@@ -70,6 +73,20 @@ _HUB = HubSettings()
     default=GatewaySettings.max_messages_s,
     help="Messages that such a client may send a second.",
 )
+@token_secret_file
+@option("--token-key-file", metavar="FILE", help="A public key (PEM) that tokens may be signed for.")
+@option("--token-jwks-file", metavar="FILE", help="A JWK Set with public keys that tokens may be signed for.")
+@token_claims
+@option(
+    "--token-leeway-s",
+    type=Seconds(),
+    default=TokenSettings.leeway_s,
+    help="Seconds by which the clocks of who makes tokens and this one may differ.",
+)
+@option("--token-in-query", is_flag=True, help="Take tokens also as ?token=…, which others may write into logs.")
+@option("--insecure", is_flag=True, help="Let everybody see everything also where others can reach the port.")
+@option("--tls-cert", metavar="FILE", help="Serve TLS: a certificate and those up to its authority (PEM).")
+@option("--tls-key", metavar="FILE", help="The certificate's key (PEM, not encrypted).")
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="What to log.")
 def gateway(
     redis_url: str,
@@ -90,6 +107,16 @@ def gateway(
     max_topics: int,
     max_message_bytes: int,
     max_messages_s: float,
+    token_secret_file: str | None,
+    token_key_file: str | None,
+    token_jwks_file: str | None,
+    token_issuer: str | None,
+    token_audience: str | None,
+    token_leeway_s: float,
+    token_in_query: bool,
+    insecure: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
     log_level: str,
 ) -> None:
     """Serve those who watch: WebSockets, the HTTP API and the web page.
@@ -106,6 +133,10 @@ def gateway(
     Any number of gateways may serve the same Redis. SIGTERM drains: /readyz fails, after --notice-s nobody new is
     accepted, and over --drain-s clients are closed bit by bit and resume elsewhere. Ctrl-C ends at once, and so does a
     second signal.
+
+    Whoever can reach the port may see everything, until one of the --token-…-file options is given: then each request
+    takes a token, which `streamer token` makes. On an address beyond this machine it is one of these or --insecure.
+    Files with keys, and the certificate, are read again when they change.
 
     With --processes, so many processes share the port, each with a memory of its own; one that dies is started again.
     The internal port answers for them all.
@@ -126,7 +157,21 @@ def gateway(
         max_topics=max_topics,
         max_message_bytes=max_message_bytes,
         max_messages_s=max_messages_s,
+        tokens=TokenSettings(
+            secret_file=token_secret_file,
+            key_file=token_key_file,
+            jwks_file=token_jwks_file,
+            issuer=token_issuer,
+            audience=token_audience,
+            leeway_s=token_leeway_s,
+            in_query=token_in_query,
+        ),
+        insecure=insecure,
+        tls=TlsSettings(tls_cert, tls_key),
     )
+    # What is wrong with a file is said once, and here, also where several processes are to read it.
+    Access(settings.tokens)
+    server_context(settings.tls)
     if processes > 1:
         configure_logs(log_level, "supervisor")
         supervise(settings, processes, log_level)

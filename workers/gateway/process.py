@@ -13,6 +13,7 @@ import sys
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from streamer.core.errors import InvalidSetting
 from streamer.gateway.internal import answer_internal
 from streamer.gateway.server import Gateway
 from workers.event_loops import loop_factory
@@ -41,7 +42,7 @@ class _Process:
         listening = asyncio.create_task(self._listen())
         try:
             await serve(order.settings, self._told, self._serving)
-        except CannotListen as error:
+        except (CannotListen, InvalidSetting) as error:
             self._channel.send(Failed(str(error)))
             return 1
         finally:

@@ -41,7 +41,7 @@ async def serve(
 ) -> None:
     """Serve until a signal is told: SIGTERM drains, SIGINT does not, a second one of either ends notice and drain.
 
-    ``serving`` is called once it listens. Raises CannotListen.
+    ``serving`` is called once it listens. Raises CannotListen, and InvalidSetting where a file cannot be used.
     """
     server = Gateway(settings)
     try:
@@ -52,7 +52,11 @@ async def serve(
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     _log.info(
-        "serving http://%s:%d/ from Redis at %s", settings.host, server.port, without_password(settings.redis_url)
+        "serving %s%s:%d/ from Redis at %s",
+        settings.scheme,
+        settings.host,
+        server.port,
+        without_password(settings.redis_url),
     )
     if serving is not None:
         serving(server)

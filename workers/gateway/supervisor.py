@@ -42,8 +42,9 @@ async def _supervise(settings: GatewaySettings, many: int, log_level: str) -> No
         except OSError as error:
             raise cannot_listen(settings, error) from None
         _log.info(
-            "starting %d processes to serve http://%s:%d/ from Redis at %s",
+            "starting %d processes to serve %s%s:%d/ from Redis at %s",
             many,
+            settings.scheme,
             settings.host,
             settings.port,
             without_password(settings.redis_url),
