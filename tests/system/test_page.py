@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -18,6 +19,7 @@ from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import Retention
 from streamer.state_streamer import StateStreamer
+from tests.gateway.signing import Issuer
 from tests.gateways import GatewayProcess
 from tests.servers import RedisServer, missing
 
@@ -49,7 +51,7 @@ def page(browser: Browser) -> Iterator[Page]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page
     page.close()
-    expected = ("WebSocket", "ERR_CONNECTION", "status of 503")
+    expected = ("WebSocket", "ERR_CONNECTION", "status of 503", "status of 401", "status of 403", "status of 426")
     assert [text for text in complaints if not any(words in text for words in expected)] == []
 
 
@@ -371,3 +373,64 @@ def test_a_wide_window_opens_the_first_node_and_a_phone_lets_one_choose(
         expect(page.get_by_test_id("node").first).to_be_visible()
         expect(page).to_have_url(re.compile("#/nodes/" if opens else "/$"))
         page.close()
+
+
+def test_a_token_in_the_address_is_used_and_taken_out_of_it(
+    page: Page, valkey: RedisServer, streamer: StateStreamer, tmp_path: Path
+) -> None:
+    issuer, node = Issuer(tmp_path), streamer.node
+    streamer.update("one", {"job": "job-1"})
+    streamer.flush()
+    with GatewayProcess(valkey.url, "--token-secret-file", issuer.path) as gateway:
+        page.goto(f"http://127.0.0.1:{gateway.port}/#token={issuer.token()}/nodes/{node}")
+        expect(page.get_by_test_id("update")).to_have_count(1)
+        expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live")
+        expect(page.get_by_test_id("sign-in")).to_be_hidden()
+        expect(page).to_have_url(f"http://127.0.0.1:{gateway.port}/#/nodes/{node}")
+        page.reload()
+        expect(page.get_by_test_id("update")).to_have_count(1)
+
+
+def test_without_a_token_one_is_asked_for_and_when_it_expires_the_next_goes_on_from_there(
+    page: Page, valkey: RedisServer, streamer: StateStreamer, tmp_path: Path
+) -> None:
+    issuer, node = Issuer(tmp_path), streamer.node
+    streamer.update("one", {})
+    streamer.flush()
+    with GatewayProcess(valkey.url, "--token-secret-file", issuer.path, "--token-leeway-s", "0") as gateway:
+        page.goto(f"http://127.0.0.1:{gateway.port}/#/nodes/{node}")
+        form, connection = page.get_by_test_id("sign-in"), page.get_by_test_id("connection")
+        expect(form).to_be_visible()
+        expect(connection).to_have_attribute("data-state", "closed")
+        expect(page.get_by_test_id("reason")).to_contain_text("a token is needed here")
+        for n, expires_s in enumerate((4, 600)):
+            page.get_by_test_id("token").fill(f" {issuer.token(expires_s=expires_s)}\n")
+            page.get_by_role("button", name="Use it").click()
+            expect(connection).to_have_attribute("data-state", "live")
+            expect(form).to_be_hidden()
+            streamer.update("next", {})
+            streamer.flush()
+            expect(page.get_by_test_id("update")).to_have_count(2 + n)
+            if n == 0:
+                expect(form).to_be_visible(timeout=30_000)
+                expect(connection).to_have_attribute("data-state", "closed")
+                expect(page.get_by_test_id("reason")).to_contain_text("has expired")
+        assert _indexes(page) == [0, 1, 2]
+
+
+def test_what_the_token_does_not_allow_is_said(
+    page: Page, valkey: RedisServer, streamer: StateStreamer, tmp_path: Path
+) -> None:
+    issuer, node = Issuer(tmp_path), streamer.node
+    streamer.update("one", {"job": "mine"})
+    streamer.update("two", {"job": "other"})
+    streamer.flush()
+    token = issuer.token(nodes=[node], jobs=["mine"])
+    with GatewayProcess(valkey.url, "--token-secret-file", issuer.path) as gateway:
+        page.goto(f"http://127.0.0.1:{gateway.port}/#token={token}/nodes/{node}")
+        expect(page.get_by_test_id("reason")).to_contain_text("watch a job")
+        expect(page.get_by_test_id("job")).to_have_count(1)
+        page.get_by_test_id("job").click()
+        expect(page.get_by_test_id("update")).to_have_count(1)
+        assert _indexes(page) == [0]
+        expect(page.get_by_test_id("sign-in")).to_be_hidden()

@@ -93,9 +93,41 @@ function topicOf(hash) {
   }
 }
 
+// ---- the token, which says who asks: given as #token=… or into the form; gone when the tab is closed
+
+const token = {
+  get value() {
+    return sessionStorage.getItem("token") ?? "";
+  },
+
+  keep(text) {
+    sessionStorage.setItem("token", text.replace(/[^\w.-]/g, "")); // what else is pasted with it is none of it
+  },
+
+  /** Take it out of the address, which people share, and the browser remembers. */
+  takeFromAddress() {
+    const [, given, rest = ""] = /^#token=([^/&]+)(.*)$/.exec(location.hash) ?? [];
+    if (!given) return;
+    this.keep(given);
+    history.replaceState(null, "", rest ? `#${rest}` : location.pathname);
+  },
+
+  get headers() {
+    return this.value ? { Authorization: `Bearer ${this.value}` } : {};
+  },
+
+  get protocols() {
+    return this.value ? ["streamer.plain", `bearer.${this.value}`] : [];
+  },
+};
+
+const get = (path) => {
+  const options = { cache: "no-store", signal: AbortSignal.timeout(5000), headers: token.headers };
+  return fetch(path, options).catch(() => null);
+};
+
 async function api(path) {
-  const options = { cache: "no-store", signal: AbortSignal.timeout(5000) };
-  const response = await fetch(`/api${path}`, options).catch(() => null);
+  const response = await get(`/api${path}`);
   if (!response) throw new Error("The gateway does not answer");
   const { ok, status } = response;
   const body = await response.json().catch(() => null);
@@ -239,11 +271,29 @@ class Feed {
     this.stop();
     this.tell();
     const query = new URLSearchParams(this.cursor ? { after: this.cursor } : { history: MAX_UPDATES });
-    const socket = new WebSocket(`${location.origin.replace("http", "ws")}${pathOf(this.node, this.job)}?${query}`);
+    const url = `${location.origin.replace("http", "ws")}${pathOf(this.node, this.job)}?${query}`;
+    const socket = new WebSocket(url, token.protocols);
     this.socket = socket;
-    socket.onopen = () => socket === this.socket && this.show("live");
+    socket.onopen = () => {
+      if (socket !== this.socket) return;
+      socket.wasOpen = true;
+      this.show("live");
+    };
     socket.onmessage = ({ data }) => socket === this.socket && this.take(parse(data));
-    socket.onclose = ({ code, reason }) => socket === this.socket && this.closed(code, reason);
+    socket.onclose = ({ code, reason }) => {
+      if (socket !== this.socket) return;
+      this.closed(code, reason);
+      if (!socket.wasOpen && !fleet.away) this.askWhy();
+    };
+  }
+
+  /** Find out why there was no WebSocket: that is hidden from scripts, but not from a plain request. */
+  async askWhy() {
+    const response = await get(pathOf(this.node, this.job));
+    if (feed !== this || this.state === "live" || !FINAL.has(response?.status)) return;
+    const body = await response.json().catch(() => null);
+    this.closed(response.status, body?.error);
+    askForToken(response.status);
   }
 
   take(update) {
@@ -319,7 +369,7 @@ const fleet = {
     const final = FINAL.has(problem?.status);
     this.away = problem && !final ? `${problem.message}. Updates go on by themselves.` : "";
     put($("fleet-notice"), problem ? `This list is not up to date. ${problem.message}.` : "");
-    // Why a WebSocket was refused is hidden from scripts; the API says it.
+    askForToken(problem?.status);
     if (final && feed?.state !== "live") feed?.closed(problem.status, problem.message);
     feed?.tell();
     this.draw();
@@ -400,7 +450,22 @@ const fleet = {
 const WIDE = matchMedia("(min-width: 761px)"); // as in the style sheet: else the nodes lie over the updates
 let feed = null;
 
+/** Show the form for a token where the gateway wants another one, and hide it once it wants none. */
+function askForToken(status) {
+  $("sign-in").hidden = status !== 401;
+}
+
+/** Go on with another token, from where it was. */
+function signIn(event) {
+  event.preventDefault();
+  token.keep($("token").value);
+  $("token").value = "";
+  if (feed && feed.state !== "live") feed.connect();
+  fleet.refresh();
+}
+
 function route() {
+  token.takeFromAddress();
   const topic = topicOf(location.hash);
   feed?.stop();
   feed = null;
@@ -464,6 +529,7 @@ function listenToRows(list) {
 listenToRows(updates.list);
 $("filter").addEventListener("input", () => updates.filter(words($("filter"))));
 $("follow").addEventListener("click", () => updates.follow(!updates.following));
+$("sign-in").addEventListener("submit", signIn);
 $("skip").addEventListener("click", () => $("filter").focus());
 $("fleet-filter").addEventListener("input", () => fleet.draw());
 $("fleet-toggle").addEventListener("click", () => document.body.classList.add("choosing"));
