@@ -231,6 +231,25 @@ def test_valkeys_password_is_in_a_file_of_the_secret_that_the_readme_creates(
     assert "PASSWORD" not in " ".join(_container(valkey)["args"])
 
 
+def test_gateways_that_others_reach_ask_for_tokens_with_the_secret_that_the_readme_creates(
+    workloads: dict[str, Manifest], services: dict[str, Any]
+) -> None:
+    gateway = workloads["streamer-gateway"]
+    container, readme = _container(gateway), (DEPLOY / "README.md").read_text()
+    (volume,) = _pod(gateway)["volumes"]
+    (mount,) = container["volumeMounts"]
+    path = Path(_environment(container)["STREAMER_TOKEN_SECRET_FILE"])
+    assert (mount["name"], mount["mountPath"], "subPath" in mount) == (volume["name"], str(path.parent), False)
+    assert "STREAMER_INSECURE" not in _environment(container)
+    assert re.search(rf"secret generic .*{volume['secret']['secretName']} --from-file={path.name}=", readme)
+    assert f"--secret-file {path} " in readme
+    # Compose's gateways are reached through the proxy alone, and that from this machine alone.
+    for name, service in services.items():
+        if name.startswith("gateway"):
+            assert service["environment"]["STREAMER_INSECURE"] == "true"
+            assert (service["networks"], "ports" in service) == (["back"], False)
+
+
 def test_valkey_keeps_the_log(base: Manifests, workloads: dict[str, Manifest], services: dict[str, Any]) -> None:
     lines = base["ConfigMap", "streamer-valkey"]["data"]["valkey.conf"].splitlines()
     settings = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))

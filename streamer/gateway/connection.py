@@ -96,7 +96,9 @@ class GatewayConnection(ServerConnection):
         """Send what websockets has to say: the answer, pings and pongs, the close. Updates do not come by here."""
         protocol = self.protocol
         if self.response is None and isinstance(protocol.handshake_exc, InvalidMessage):
-            self.response = answer_error(HTTPStatus.BAD_REQUEST, "this is no HTTP request, or its path is not ASCII")
+            self.response = answer_error(
+                HTTPStatus.BAD_REQUEST, "this is no HTTP request, or its path is not ASCII, or a header is too long"
+            )
             self.transport.write(self.response.serialize())
         super().send_data()
         if self.paused:
