@@ -25,6 +25,7 @@ from streamer.core.records import Update, unpack_message
 from streamer.core.window import Chunk, Outcome, Window, blocks_of
 from streamer.fanout.locating import Locator
 from streamer.fanout.older import Found, Gone, Nothing, Older
+from streamer.fanout.unheard import Unheard
 from streamer.fanout.watchers import Watcher, Watchers
 from streamer.log.reading import Head, Reader
 from streamer.log.scripts import Page
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Counts:
-    """What all feeds of a hub have met so far."""
+    """What all feeds of a hub have met so far; HubStatistics says what each field counts."""
 
     appended: int = 0
     duplicates: int = 0
@@ -75,7 +76,8 @@ class Feed:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._reading: asyncio.Task[None] | None = None
-        self._again = False
+        self._again = self._opened = False
+        self._unheard = Unheard()
         self._last_look = (-1, -1)
         self.older = Older(self._read_older, grew)
 
@@ -102,6 +104,18 @@ class Feed:
         self.locator.close()
         self.older.close()
 
+    # Watchers are told what they cannot have.
+
+    def tell_gap(self, watcher: Watcher, first: int, last: int) -> None:
+        """Tell a watcher which updates it has missed for good."""
+        self._counts.gaps += 1
+        watcher.gap(first, last)
+
+    def tell_reset(self, watcher: Watcher) -> None:
+        """Tell a watcher that its cursor is not of this log."""
+        self._counts.resets += 1
+        watcher.reset()
+
     # Watchers read on.
 
     async def read_back(self, watcher: Watcher) -> Chunk:
@@ -116,7 +130,7 @@ class Feed:
         if chunk is None or moved or watcher.index != index:
             return Chunk(b"", watcher.index)
         if isinstance(chunk, Gone):
-            watcher.gap(index + 1, chunk.last)
+            self.tell_gap(watcher, index + 1, chunk.last)
             return Chunk(b"", watcher.index)
         return chunk if isinstance(chunk, Chunk) else Chunk(b"", chunk.last)
 
@@ -150,6 +164,7 @@ class Feed:
         self._pending_bytes += sum(map(len, messages))
         if self._pending_bytes > PENDING_BYTES:
             self._drop_pending()
+            self._unheard.dropped()
             self._again = True
 
     def interrupted(self) -> None:
@@ -163,6 +178,7 @@ class Feed:
             head: where the topic stands in the log.
             asked_at: the feed's index when that was asked, of which the log cannot know less.
         """
+        self._counts.repairs += self._unheard.look()
         mine = self.window.cursor
         last = asked_at if head.last is None else head.last
         changed = head.log_id != mine.log_id or head.epoch > mine.epoch
@@ -197,16 +213,18 @@ class Feed:
                         frames.append(frame)
                     elif outcome is Outcome.DUPLICATE:
                         self._counts.duplicates += 1
+                        self._counts.repairs += self._unheard.delivered(update.index)
                     else:
+                        self._unheard.delivered_untaken(update.index)
                         lost = True
             except (ValueError, TypeError) as error:
                 # It is no record, or holds what JSON cannot: what stands before it is delivered all the same.
                 _log.error("what was published on %s cannot be read: %s", self.topic, error)
                 lost = True
         if taken:
+            self._counts.repairs += self._unheard.delivered(taken[0].index)
             self._deliver(b"".join(frames), taken, before)
         if lost:
-            self._counts.repairs += 1
             self.interrupted()
 
     def _deliver(self, data: bytes, updates: list[Update], before: int) -> None:
@@ -238,8 +256,10 @@ class Feed:
                 self._again = False
                 while self._extend(await self._answer(self._read_page)):
                     pass
+                self._opened = True
                 # Offering may find that the log must be read again; what was offered is there already then.
                 self._offer(self._drop_pending())
+            self._unheard.read_to_head()
         finally:
             self._reading = None
 
@@ -267,11 +287,11 @@ class Feed:
         """Take a page in; return whether another must be read."""
         window, epoch = self.window, self.window.cursor.epoch
         if page.reset:
-            self._counts.resets += 1
             window.restart("", 0, -1)
             self.older.forget()
+            self._unheard.forget()
             for watcher in self.watchers.all:
-                watcher.reset()
+                self.tell_reset(watcher)
             return True
         if not window.cursor.log_id and page.log_id:
             window.begin(page.log_id)
@@ -279,20 +299,23 @@ class Feed:
             self._counts.rewinds += 1
             window.move(page.epoch, page.start)
             self.older.forget()
+            self._unheard.forget()
             for watcher in self.watchers.all:
                 watcher.rewind(page.start)
         if page.missing:
             first, last = page.missing
             # Those behind find it out when they read on. While the feed opens, there is nobody.
             live = self.watchers.live
-            self._counts.gaps += bool(live)
             window.restart(page.log_id, page.epoch, last)
             for watcher in live:
-                watcher.gap(first, last)
+                self.tell_gap(watcher, first, last)
         if page.updates:
             before = window.cursor.index
+            # While the feed opens, nothing need have been delivered.
+            self._counts.repairs += self._opened and self._unheard.read(page.updates[0].index)
             self._deliver(window.extend(page.updates), page.updates, before)
         if not page.more:
             window.confirm(page.epoch)
-        self._counts.epochs += 0 < epoch < window.cursor.epoch
+        # A history that spans epochs is no news.
+        self._counts.epochs += self._opened and 0 < epoch < window.cursor.epoch
         return page.more > 0

@@ -48,9 +48,9 @@ class Session(Follower):
     def begin(self, feed: Feed, position: Position) -> None:
         """Follow from a position, or close the connection where its client must know better first."""
         if position.reset:
-            self.reset()
+            feed.tell_reset(self)
         elif position.missing:
-            self.gap(*position.missing)
+            feed.tell_gap(self, *position.missing)
         else:
             self.follow(position.cursor.index)
 

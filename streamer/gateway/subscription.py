@@ -59,11 +59,11 @@ class Subscription(Follower):
         )
         self.index = cursor.index
         if position.reset:
-            self.reset()
+            feed.tell_reset(self)
         elif request.cursor is not None and cursor.index < request.cursor.index:
             self._say_rewind(cursor)
         if position.missing:
-            self.gap(*position.missing)
+            feed.tell_gap(self, *position.missing)
         self.follow(self.index)
 
     def push(self, data: bytes) -> bool:

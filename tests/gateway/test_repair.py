@@ -94,6 +94,7 @@ async def test_a_lost_delivery_is_noticed_by_the_next_one(own_gateway: Gateway, 
         own_publisher.publish({"job": "j"})
         assert await indexes(all_of_it, 3) == [1, 2, 3]
         assert await indexes(job, 2) == [1, 3]
+        assert own_gateway.hub.statistics().repairs == 2, "once on each topic"
 
 
 async def test_the_loss_of_a_last_delivery_is_found_by_looking(checking: Gateway, own_publisher: Node) -> None:
@@ -105,6 +106,7 @@ async def test_the_loss_of_a_last_delivery_is_found_by_looking(checking: Gateway
             own_publisher.append_silently({"job": "j"})
             assert await indexes(all_of_it, 1) == [n]
             assert await indexes(job, 1) == [n]
+            await eventually("each topic counts it", lambda n=n: checking.hub.statistics().repairs == 2 * (n + 1))
 
 
 async def test_what_is_published_twice_or_is_rubbish_is_delivered_once_and_not_at_all(
