@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.commands import run, running, updates
+from tests.commands import DEADLINE_S, run, running, updates
 from tests.gateways import GatewayProcess
 from tests.servers import RedisServer, free_port, wait_until
+from workers.metrics_port import serving_metrics
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
@@ -30,12 +31,21 @@ def _table() -> dict[str, str]:
     return dict(rows)
 
 
+def _ask(port: int, path: str = "/metrics") -> tuple[int, str]:
+    """What a port answers, and with which status; 0 and nothing where it does not."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+    except (URLError, ConnectionError):
+        return 0, ""
+
+
 def _exported(port: int) -> dict[str, str]:
     """Each metric that a port serves, and its kind; nothing where it does not answer."""
-    with suppress(URLError, ConnectionError), urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-        return {family.name + "_total" * (family.type == "counter"): family.type for family in families}
-    return {}
+    families = text_string_to_metric_families(_ask(port)[1])
+    return {family.name + "_total" * (family.type == "counter"): family.type for family in families}
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +92,46 @@ def _rules() -> list[dict[str, Any]]:
     return rules
 
 
-def test_a_port_in_use_is_named_and_the_command_is_not_run(valkey: RedisServer, node: str) -> None:
+@pytest.mark.parametrize("options", [[], ["--exclusive"]])
+def test_a_port_in_use_is_named_and_the_command_is_not_run(valkey: RedisServer, node: str, options: list[str]) -> None:
     port = valkey.port
-    done = run("node", node, "--job", "j", "--metrics-port", str(port), "--", "echo", "ran", redis_url=valkey.url)
+    done = run(
+        *("node", node, "--job", "j", *options, "--metrics-port", str(port), "--", "echo", "ran"), redis_url=valkey.url
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert f"port {port} of 127.0.0.1" in done.stderr
     assert "--metrics-port" in done.stderr
-    assert updates(valkey.url, node) == []
+    with valkey.client() as client:
+        assert client.keys(f"*{node}*") == [], "nothing is published, nor is the node claimed"
+
+
+def test_a_process_that_publishes_lines_serves_metrics_until_they_end(valkey: RedisServer, node: str) -> None:
+    port = free_port()
+    arguments = ("publish", node, "-", "--metrics-port", str(port))
+    with running(*arguments, redis_url=valkey.url, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        process.stdin.write('{"status": "s"}\n' * 3)
+        process.stdin.flush()
+        wait_until("Redis has acknowledged all", lambda: f'acknowledged_total{{node="{node}"}} 3.0' in _ask(port)[1])
+        process.stdin.close()
+        assert process.wait(DEADLINE_S) == 0
+
+
+def test_who_publishes_one_update_needs_no_port(valkey: RedisServer, node: str) -> None:
+    done = run("publish", node, "s", "--metrics-port", str(valkey.port), redis_url=valkey.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(updates(valkey.url, node)) == 1
+
+
+def test_a_port_for_metrics_has_them_under_their_path_and_says_that_the_process_runs() -> None:
+    port = free_port()
+    with serving_metrics(port, "127.0.0.1"):
+        status, text = _ask(port)
+        assert status == 200
+        assert "streamer_node_pending" in text
+        assert _ask(port, "/metrics?debug=1") == (200, text)
+        assert _ask(port, "/healthz") == (200, "ok\n")
+        assert [_ask(port, path) for path in ("/", "/metrics/", "/x")] == [
+            (404, "here are /healthz and /metrics\n")
+        ] * 3
+    assert _ask(port) == (0, "")

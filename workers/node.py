@@ -77,9 +77,11 @@ def node(
     the command, and its last states are still sent.
     """
     log_sentences()
-    streamer = state_streaming(node, NodeSettings(**settings), exclusive)
+    check_job(job)
+    # A node is claimed when nothing else can fail any more: the claim outlives a process that fails.
     with serving_metrics(metrics_port, metrics_host):
-        run = _Run(JobUpdates(streamer, check_job(job)), command)
+        streamer = state_streaming(node, NodeSettings(**settings), exclusive)
+        run = _Run(JobUpdates(streamer, job), command)
         status = run.run()
         run.updates.close()
     for number in _ENDING:

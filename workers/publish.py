@@ -14,6 +14,7 @@ from streamer.settings import NodeSettings
 from streamer.state_streamer import StateStreamer, state_streaming
 from workers.json_text import NestedTooDeeply, NoJson, decode_json
 from workers.logs import log_sentences
+from workers.metrics_port import metrics_options, serving_metrics
 from workers.options import Seconds, option, publish_options
 from workers.sentences import say
 
@@ -37,9 +38,17 @@ class LineRefused(StreamerError):
 @click.argument("fields", nargs=-1, metavar="[KEY=VALUE]...")
 @option("--job", help="The job that the update belongs to.")
 @option("--timeout-s", type=Seconds(), default=10.0, help="Seconds to wait for Redis.")
+@metrics_options
 @publish_options
 def publish(
-    node: str, status: str, fields: tuple[str, ...], job: str | None, timeout_s: float, **settings: Any
+    node: str,
+    status: str,
+    fields: tuple[str, ...],
+    job: str | None,
+    timeout_s: float,
+    metrics_port: int | None,
+    metrics_host: str,
+    **settings: Any,
 ) -> None:
     """Publish an update of NODE, and return once Redis has it.
 
@@ -50,7 +59,8 @@ def publish(
 
     With - as STATUS, updates are read from standard input, one JSON object a line: "status" is required, "state" is
     the state, and so is every other field; "timestamp" is in ms since 1970. A line that is no update ends it, and so do
-    Ctrl-C and SIGTERM; those before it are published.
+    Ctrl-C and SIGTERM; those before it are published. With --metrics-port metrics are
+    served meanwhile.
 
     \b
       tail -F events.jsonl | streamer publish gpu-1 -
@@ -63,12 +73,14 @@ def publish(
     log_sentences("warning" if status == "-" else "error")
     streamer = state_streaming(node, NodeSettings(**settings))
     common = {"job": job} if job is not None else {}
-    if status == "-":
-        signal.signal(signal.SIGTERM, _end)
-        _publish_lines(streamer, sys.stdin.buffer, common, timeout_s)
-    else:
-        streamer.update(status, {**dict(_parse_field(field) for field in fields), **common})
-        streamer.close(timeout_s)
+    # One update is published, and its port gone, before anybody scrapes it.
+    with serving_metrics(metrics_port if status == "-" else None, metrics_host):
+        if status == "-":
+            signal.signal(signal.SIGTERM, _end)
+            _publish_lines(streamer, sys.stdin.buffer, common, timeout_s)
+        else:
+            streamer.update(status, {**dict(_parse_field(field) for field in fields), **common})
+            streamer.close(timeout_s)
 
 
 def _parse_field(field: str) -> tuple[str, Any]:

@@ -57,8 +57,8 @@ class HubStatistics:
     """What a hub holds at the moment, and has met so far.
 
     ``repairs``: times that what a feed had read from the log, while open, turned out not to have been delivered; a feed
-    counts that once however many updates it were. ``gaps`` and ``resets``: each watcher that was told of one, on joining
-    or later. ``epochs``: times that an open feed found its log on another server.
+    counts that once, however many updates it were. ``gaps`` and ``resets``: each watcher that was told of one, on
+    joining or later. ``epochs``: times that an open feed found its log on another server.
     """
 
     listening: bool
