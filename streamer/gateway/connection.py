@@ -16,6 +16,7 @@ from streamer.core.protocol import Format
 from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
 from streamer.gateway.conversation import Conversation
+from streamer.gateway.endings import Endings
 from streamer.gateway.http import answer_error
 from streamer.gateway.routes import Watch
 
@@ -33,17 +34,20 @@ class GatewayConnection(ServerConnection):
     is gathered first; then nothing is read until the answer is sent; and what is no HTTP gets an answer, too. What has
     come with the head is taken in after the answer: a WebSocket's first frames, sent too early; a body is dropped.
 
-    ``connections`` is a set that it is in from when it is made until it is lost.
+    ``connections`` is a set that it is in from when it is made until it is lost. ``endings``, if given, counts how it
+    ends.
     """
 
-    def __init__(self, connections: set[GatewayConnection], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, connections: set[GatewayConnection], *args: Any, endings: Endings | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.watch: Watch | None = None
         self.position: Position | None = None
         self.format: Format | None = None
         self.session: Session | Conversation | None = None
         self.permissions = EVERYTHING
-        self._connections = connections
+        self._connections, self._endings = connections, endings
         self._held = bytearray()
         self._answered = False
 
@@ -57,6 +61,8 @@ class GatewayConnection(ServerConnection):
         """End."""
         self._connections.discard(self)
         super().connection_lost(exc)
+        if self._endings is not None:
+            self._endings.count(self.response, self.protocol)
 
     async def __aexit__(self, *exc_info: Any) -> None:
         """Close, unless the client has gone, which is how most end."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,12 +15,14 @@ from websockets.http11 import Request, Response
 from streamer.core.errors import LogUnavailable
 from streamer.core.latencies import BOUNDS_S
 from streamer.fanout.hub import Hub
+from streamer.gateway.endings import Endings
 from streamer.gateway.http import answer, answer_error, answer_json
 
 READY_TIMEOUT_S = 2.0
 
 _GAUGES = {
     "listening": "1 while the pub/sub connection to Redis works.",
+    "draining": "1 while the gateway stops: it takes no more clients, and closes those that it has.",
     "feeds": "Topics held in memory.",
     "feed_bytes": "Bytes of records that the feeds hold.",
     "live": "Subscriptions at the head, which get updates as they come.",
@@ -41,17 +43,19 @@ _COUNTERS = {
 }
 
 
-class _HubCollector(Collector):
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+class _GatewayCollector(Collector):
+    def __init__(self, hub: Hub, endings: Endings, draining: bool) -> None:
+        self._hub, self._endings, self._draining = hub, endings, draining
 
     def collect(self) -> Iterator[Metric]:
         statistics = self._hub.statistics()
-        values = {**vars(statistics), "deaf_seconds": statistics.deaf_s}
+        values = {**vars(statistics), "deaf_seconds": statistics.deaf_s, "draining": self._draining}
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(f"streamer_{name}", text, value=values[name])
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"streamer_{name}", text, value=values[name])
+        yield _by("streamer_closed", "WebSockets that the gateway has closed, by code.", "code", self._endings.closed)
+        yield _by("streamer_refused", "Requests that were refused, by status.", "status", self._endings.refused)
         latencies = statistics.latencies
         bounds = [*map(str, BOUNDS_S), "+Inf"]
         yield HistogramMetricFamily(
@@ -62,7 +66,14 @@ class _HubCollector(Collector):
         )
 
 
-async def answer_internal(hub: Hub, draining: bool, request: Request) -> Response:
+def _by(name: str, text: str, label: str, counts: Mapping[int, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([str(value)], count)
+    return family
+
+
+async def answer_internal(hub: Hub, endings: Endings, draining: bool, request: Request) -> Response:
     """Answer `/healthz` (the process runs), `/readyz` (it can serve clients) and `/metrics` (for Prometheus)."""
     match request.path.partition("?")[0]:
         case "/healthz":
@@ -71,7 +82,7 @@ async def answer_internal(hub: Hub, draining: bool, request: Request) -> Respons
             return await _readiness(hub, draining)
         case "/metrics":
             registry = CollectorRegistry(auto_describe=False)
-            registry.register(_HubCollector(hub))
+            registry.register(_GatewayCollector(hub, endings, draining))
             return answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
     return answer_error(HTTPStatus.NOT_FOUND, "here are /healthz, /readyz and /metrics")
 

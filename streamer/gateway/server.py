@@ -29,6 +29,7 @@ from streamer.gateway.access import PLAIN, Access, Refused, without_token
 from streamer.gateway.api import answer_api
 from streamer.gateway.connection import GatewayConnection
 from streamer.gateway.conversation import Conversation, Limits
+from streamer.gateway.endings import Endings
 from streamer.gateway.expiries import Expiries
 from streamer.gateway.http import UNAVAILABLE, answer_error, answer_file, answer_unavailable, wants_upgrade
 from streamer.gateway.internal import answer_internal
@@ -89,6 +90,7 @@ class Gateway:
         reader = Reader(settings.redis_url, settings.keys)
         subscriber = Subscriber(settings.redis_url, linger_s=settings.linger_ms / 1000, keys=settings.keys)
         self.hub = Hub(reader, subscriber, settings.keys, settings.hub)
+        self.endings = Endings()
         self.draining = False
         self._ending = False
         self._server: Server | None = None
@@ -105,6 +107,7 @@ class Gateway:
                 self._internal = await self._serve(settings.internal_port, process_request=self._process_internal)
             self._server = await self._serve(
                 settings.port,
+                self.endings,
                 process_request=self._process_request,
                 # Longer than a handshake waits for Redis, so that who is refused is told why.
                 open_timeout=settings.hub.open_timeout_s + 5,
@@ -126,7 +129,7 @@ class Gateway:
             await self._release()
             raise
 
-    async def _serve(self, port: int, **options: Any) -> Server:
+    async def _serve(self, port: int, endings: Endings | None = None, **options: Any) -> Server:
         return await serve(
             self._handle,
             self.settings.host,
@@ -134,7 +137,9 @@ class Gateway:
             process_response=self._process_response,
             compression=None,
             server_header=None,
-            create_connection=cast(type[ServerConnection], partial(GatewayConnection, self._connections)),
+            create_connection=cast(
+                type[ServerConnection], partial(GatewayConnection, self._connections, endings=endings)
+            ),
             **options,
         )
 
@@ -288,7 +293,7 @@ class Gateway:
             response.headers["Streamer-History"] = "complete" if whole else "truncated"
 
     async def _process_internal(self, connection: ServerConnection, request: Request) -> Response:
-        return await answer_internal(self.hub, self.draining, request)
+        return await answer_internal(self.hub, self.endings, self.draining, request)
 
     def _handle(self, connection: ServerConnection) -> Coroutine[Any, Any, None]:
         """Serve a WebSocket until it is closed."""

@@ -70,7 +70,7 @@ class _Process:
         self._drain()
 
     async def _answer(self, gateway: Gateway, ask: Ask) -> None:
-        response = await answer_internal(gateway.hub, gateway.draining, Request(ask.path, Headers()))
+        response = await answer_internal(gateway.hub, gateway.endings, gateway.draining, Request(ask.path, Headers()))
         self._channel.send(Answer(ask.number, response.status_code, bytes(response.body)))
 
 
