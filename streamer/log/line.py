@@ -84,7 +84,7 @@ class Line:
         self._awaited: deque[Order] = deque()
         self._arrived: dict[bytes, list[bytes]] = {}
         self._delivered = 0
-        self._serving = self._answered = False
+        self._serving = self._answered = self._was_connected = False
         self._heard_at = 0.0
         self._running = asyncio.get_running_loop().create_task(self._keep(), name="subscriber")
 
@@ -92,6 +92,12 @@ class Line:
     def connected(self) -> bool:
         """Whether a connection is there on which Redis has answered, and which is not known to be deaf."""
         return self._answered and not self._probe.deaf
+
+    @property
+    def deaf(self) -> bool:
+        """Whether something that was heard is not: a line for new channels alone, that connects, is not deaf yet."""
+        heard = self._was_connected or any(subscription.answer.done() for subscription in self.channels.values())
+        return heard and not self.connected
 
     @property
     def idle(self) -> bool:
@@ -203,7 +209,7 @@ class Line:
                 else:
                     self._heard_at = loop.time()
                     if not self._answered:
-                        self._answered = True
+                        self._answered = self._was_connected = True
                         self._owner.changed()
                     self._answer(reply)
 

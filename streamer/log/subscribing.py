@@ -129,7 +129,10 @@ class Subscriber:
 
     def changed(self) -> None:
         """Take note of whether what is published is heard."""
-        self._outages.look(self.connected, time.monotonic())
+        if self.connected:
+            self._outages.look(True, time.monotonic())
+        elif not self._found or any(line.deaf for line in self._lines.values()):
+            self._outages.look(False, time.monotonic())
 
     def troubled(self) -> None:
         """Look at once whether channels belong elsewhere now."""
