@@ -10,10 +10,9 @@ from typing import Any
 
 from streamer.core.records import Update
 from tests.commands import environment
-from tests.faults.watchers import Seen, Watcher, eventually
+from tests.faults.watchers import DEADLINE_S, Seen, Watcher, eventually
 from tests.servers import wait_until
 
-DEADLINE_S = 60.0
 APART = 10_000_000
 """Processes number their updates so far apart."""
 

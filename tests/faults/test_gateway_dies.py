@@ -10,8 +10,9 @@ import pytest
 
 from tests.commands import updates
 from tests.faults.conftest import StartNode
-from tests.faults.nodes import DEADLINE_S, check_log, has_seen
+from tests.faults.nodes import check_log, has_seen
 from tests.faults.roaming import Roamer, roaming
+from tests.faults.watchers import DEADLINE_S
 from tests.gateways import GatewayProcess
 from tests.proxies import Proxy
 from tests.servers import RedisServer
