@@ -8,17 +8,16 @@ import os
 import select
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import click
 
-from streamer.client.watching import watch as watch_updates
+from streamer.client import Client, Event, Follow, Live, Update, connect
+from streamer.client.errors import interruption
 from streamer.core.cursor import Cursor
 from streamer.core.errors import InvalidSetting
-from streamer.core.messages import PlainMessage
 from workers.options import gateway_url, option
 from workers.safe_text import json_line
 from workers.sentences import say
@@ -69,9 +68,11 @@ def watch(
     if token and token_file:
         raise click.UsageError("give either --token or --token-file")
     how = partial(_read_token, token_file) if token_file else token or None
-    updates = watch_updates(gateway_url, node, job, after=after, history=history, token=how, ca=ca or None, notify=say)
+    how_much = int(history) if history.isdigit() else history
+    client = connect(gateway_url, token=how, ca_file=ca or None, notify=say)
+    follow = client.follow(node, job, after=after, history=how_much, events=True)
     with showing("the updates"):
-        asyncio.run(_follow(updates, _show_json if as_json else UpdateLines(sys.stdout).show))
+        asyncio.run(_show_all(client, follow, _show_json if as_json else UpdateLines(sys.stdout).show))
 
 
 def _read_token(path: str) -> str:
@@ -82,17 +83,20 @@ def _read_token(path: str) -> str:
         raise InvalidSetting(f"the token in {path} cannot be read: {reason}") from None
 
 
-async def _follow(updates: AsyncGenerator[PlainMessage, None], show: Callable[[PlainMessage], None]) -> None:
+async def _show_all(client: Client, updates: Follow[Event], show: Callable[[Update], None]) -> None:
     """Show updates until a signal comes, or until nobody reads standard output any more."""
     loop = asyncio.get_running_loop()
     quiet = loop.call_later(QUIET_S, _say_nothing_yet) if sys.stderr is not None and sys.stderr.isatty() else None
 
     async def follow() -> None:
-        async with aclosing(updates):
-            async for message in updates:
-                if quiet is not None:
-                    quiet.cancel()
-                show(message)
+        async with client:
+            async for event in updates:
+                if isinstance(event, Update):
+                    if quiet is not None:
+                        quiet.cancel()
+                    show(event)
+                elif not isinstance(event, Live):
+                    say(str(interruption(event)))
 
     following = asyncio.create_task(follow())
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -122,6 +126,6 @@ def _when_unread(fd: int, act: Callable[[], object]) -> None:
             loop.add_reader(fd, look)
 
 
-def _show_json(message: PlainMessage) -> None:
-    sys.stdout.buffer.write(json_line(message))
+def _show_json(update: Update) -> None:
+    sys.stdout.buffer.write(json_line(update))
     sys.stdout.buffer.flush()

@@ -91,7 +91,7 @@ class Missed(Interrupted):
         self.first, self.last = first, last
 
     def __str__(self) -> str:
-        return f"{self.topic}: updates {self.first} to {self.last} are no longer kept"
+        return f"{self.topic}: gap: updates {self.first} to {self.last} are no longer kept"
 
 
 class Rewound(Interrupted):
@@ -103,14 +103,15 @@ class Rewound(Interrupted):
         self.index = index
 
     def __str__(self) -> str:
-        return f"{self.topic}: a failover has lost the updates behind {self.index}; what the log has instead follows"
+        lost = f"a failover has lost the updates behind {self.index}"
+        return f"{self.topic}: rewind: {lost}; what the log has instead follows"
 
 
 class LogReset(Interrupted):
     """The log was started anew, or never had the cursor; it goes on with the first update that there is."""
 
     def __str__(self) -> str:
-        return f"{self.topic}: the log was started anew; it goes on with its first update"
+        return f"{self.topic}: reset: the log was started anew; it goes on with its first update"
 
 
 def interruption(event: Gap | Rewind | Reset) -> Interrupted:

@@ -7,9 +7,9 @@ import ssl
 import time
 from random import Random
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from streamer.client.watching import path_of, websocket_url
+from streamer.client.address import websocket_url
 from streamer.core.names import Topic
 from workers.bench.connection import Connection
 from workers.bench.following import Follower, Stream
@@ -157,3 +157,9 @@ class Client:
             self.done_ns = counts.done_ns = now_ns
             counts.done += 1
             self.done.set()
+
+
+def path_of(topic: Topic) -> str:
+    """The path under which a gateway serves a topic."""
+    node = f"/nodes/{quote(topic.node, safe='')}"
+    return node if topic.job is None else f"{node}/jobs/{quote(topic.job, safe='')}"

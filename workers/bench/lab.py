@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamer.client.watching import websocket_url
+from streamer.client.address import websocket_url
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
 from streamer.log.blocking_client import BlockingClient
