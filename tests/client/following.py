@@ -6,7 +6,7 @@ import asyncio
 from random import Random
 from typing import Any
 
-from streamer.client import Follow
+from streamer.client import Follow, Update
 from streamer.gateway.server import Gateway
 from tests.gateway.clients import DEADLINE_S
 
@@ -36,5 +36,12 @@ async def take(follow: Follow[Any], count: int) -> list[Any]:
 
 
 async def indexes(follow: Follow[Any], count: int) -> list[int]:
-    """The indexes of the next updates, so many."""
-    return [update.index for update in await take(follow, count)]
+    """The indexes of the next updates, so many. Nothing else may come."""
+    updates = await take(follow, count)
+    assert all(isinstance(update, Update) for update in updates), updates
+    return [update.index for update in updates]
+
+
+async def numbers(follow: Follow[Any], count: int) -> list[int]:
+    """What their publisher numbered the next updates, so many."""
+    return [update.state["n"] for update in await take(follow, count)]
