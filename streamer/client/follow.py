@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
@@ -19,7 +20,7 @@ class Follow(Generic[T]):
 
     It begins with the first step, or as a context manager. It ends with `aclose`, with its client, or when nothing
     refers to it any more, so that one may simply leave the loop. A step that is cancelled takes nothing away. After an
-    `Interrupted`, the next step goes on. For the event loop of its client; not for two tasks at the same time.
+    `Interrupted`, the next step goes on. For the event loop of its client.
     """
 
     def __init__(self, topic: Topic, reading: Reading, begin: Callable[[], tuple[Inbox, Callable[[], None]]]) -> None:
@@ -27,6 +28,7 @@ class Follow(Generic[T]):
         self._reading, self._begin = reading, begin
         self._inbox: Inbox | None = None
         self._leave: Callable[[], None] = lambda: None
+        self._fetching = asyncio.Lock()
         self._ended = False
 
     @property
@@ -39,6 +41,11 @@ class Follow(Generic[T]):
         if self._reading.cursor is None and self._inbox is not None:
             return self._inbox.start
         return self._reading.cursor
+
+    @property
+    def begun(self) -> bool:
+        """Whether it follows, or did."""
+        return self._inbox is not None
 
     def __aiter__(self) -> Self:
         return self
@@ -67,9 +74,13 @@ class Follow(Generic[T]):
             return False
         self._start()
         assert self._inbox is not None
-        batch = await self._inbox.take()
-        self._reading.turn_to(batch or ())
-        return batch is not None
+        # A step that Ctrl-C has interrupted may have left a fetch behind it, which must not be overtaken.
+        async with self._fetching:
+            if self._reading.through:
+                batch = await self._inbox.take()
+                self._reading.turn_to(batch or ())
+                return batch is not None
+        return True
 
     async def __aenter__(self) -> Self:
         self._start()

@@ -25,9 +25,14 @@ class Reading:
         """What there is to hand out next. The last batch must be through."""
         self._batch, self._next = batch, 0
 
+    @property
+    def through(self) -> bool:
+        """Whether all of it was handed out."""
+        return self._next >= len(self._batch)
+
     def next(self) -> Event | None:
         """The next event, None where the batch is through. Raises Interrupted."""
-        while self._next < len(self._batch):
+        while not self.through:
             event = self._batch[self._next]
             self._next += 1
             if isinstance(event, Update) or self._all:

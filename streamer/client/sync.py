@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
@@ -39,6 +39,8 @@ class SyncClient:
         self._entered: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._living: asyncio.Task[None] | None = None
+        self._starting = threading.Lock()
+        self._fetches: dict[Future[bool], Coroutine[Any, Any, bool]] = {}
 
     def __enter__(self) -> Self:
         """Connect. Raises as the entering of `Client` does."""
@@ -102,20 +104,30 @@ class SyncClient:
         return SyncFollow(follow, self)
 
     def start(self, follow: Follow[Any]) -> Future[bool]:
-        """Begin to fetch more of a follow. Raises ClientClosed."""
-        fetching = follow.fetch()
-        try:
-            if self._loop is None:
-                raise RuntimeError
-            return asyncio.run_coroutine_threadsafe(fetching, self._loop)
-        except RuntimeError:
-            fetching.close()
-            raise ClientClosed(
-                "the client is closed, or not entered yet: use it inside of `with connect_sync(…)`"
-            ) from None
+        """Begin to fetch more of a follow: there is none where the client is closed meanwhile. Raises ClientClosed."""
+        fetch = follow.fetch()
+        with self._starting:
+            try:
+                if self._loop is None:
+                    raise RuntimeError
+                fetching = asyncio.run_coroutine_threadsafe(fetch, self._loop)
+            except RuntimeError:
+                fetch.close()
+                raise ClientClosed(
+                    "the client is closed, or not entered yet: use it in `with connect_sync(…)`"
+                ) from None
+            self._fetches[fetching] = fetch
+        fetching.add_done_callback(lambda _: self._fetches.pop(fetching, None))
+        return fetching
 
     def _run(self) -> None:
         asyncio.run(self._live())
+        with self._starting:
+            # What came between the loop's last turn and its end would never be answered.
+            for fetching, fetch in list(self._fetches.items()):
+                fetch.close()
+                if not fetching.done():
+                    fetching.set_result(False)
 
     async def _live(self) -> None:
         self._loop, self._living = asyncio.get_running_loop(), asyncio.current_task()
@@ -169,10 +181,14 @@ class SyncFollow(Generic[T]):
         self._follow.end()
 
     def _fetch(self) -> bool:
-        if self._fetching is None:
-            self._fetching = self._client.start(self._follow)
         try:
+            if self._fetching is None:
+                self._fetching = self._client.start(self._follow)
             more = self._fetching.result()
+        except ClientClosed:
+            if not self._follow.begun:
+                raise
+            more = False
         except CancelledError:
             more = False
         except Exception:
