@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from random import Random
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, TypedDict, overload
 
 from websockets.asyncio.client import ClientConnection
 
@@ -31,6 +31,18 @@ BACKLOG_BYTES = 1 << 20
 
 SILENT_S = 20.0
 """After so long without a message the gateway is asked for a sign of life, and given as long again for it."""
+
+
+class Options(TypedDict, total=False):
+    """What `connect` can be told beside the URL."""
+
+    token: Token | None
+    ca_file: str | None
+    tls: ssl.SSLContext | None
+    format: Literal["msgpack", "json"]
+    timeout: float | None
+    notify: Callable[[str], None]
+    rng: Random | None
 
 
 def connect(
@@ -128,10 +140,10 @@ class Client:
         if self._running is None:
             return
         self._running.cancel()
-        await asyncio.wait([self._running])
         for inbox in self._inboxes.values():
             inbox.end()
         self._inboxes.clear()
+        await asyncio.wait([self._running])
 
     @overload
     def follow(

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
-from streamer.client.client import connect
+from streamer.client.client import Options, connect
 from streamer.client.errors import ClientClosed
 from streamer.client.follow import Follow
 from streamer.client.messages import Event, Update
@@ -18,7 +18,7 @@ from streamer.core.names import Topic
 T = TypeVar("T", bound=Event, covariant=True)
 
 
-def connect_sync(url: str | Sequence[str], **options: Any) -> SyncClient:
+def connect_sync(url: str | Sequence[str], **options: Unpack[Options]) -> SyncClient:
     """Make a client for programs without `async`, with the options of `connect`. It connects as a context manager:
 
         with connect_sync("ws://127.0.0.1:8080") as client:
@@ -33,7 +33,7 @@ def connect_sync(url: str | Sequence[str], **options: Any) -> SyncClient:
 class SyncClient:
     """`Client` for programs without `async`: made by `connect_sync`, for any thread."""
 
-    def __init__(self, url: str | Sequence[str], **options: Any) -> None:
+    def __init__(self, url: str | Sequence[str], **options: Unpack[Options]) -> None:
         self._client = connect(url, **options)
         self._thread = threading.Thread(target=self._run, name="streamer-client", daemon=True)
         self._entered: Future[None] = Future()

@@ -1,4 +1,4 @@
-"""Every error that the package raises on purpose.
+"""Every error that the package raises on purpose; `streamer/client/errors.py` has those of the client alone.
 
     StreamerError
     ├── InvalidInput (also a ValueError)      what the caller gave cannot be used
