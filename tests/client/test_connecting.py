@@ -268,6 +268,18 @@ async def test_a_subscription_that_the_gateway_ends_is_asked_for_again_and_no_ot
     assert told == ["n: no Redis; next try in 0.1 s"]
 
 
+@pytest.mark.parametrize("wrong", ["already_subscribed", "unsubscribing was refused for now"])
+async def test_where_the_gateway_has_another_idea_of_what_is_followed_a_new_connection_mends_it(wrong: str) -> None:
+    about = {"op": "error", "code": wrong, "message": "no", "node": "n"}
+    error: dict[str, Any] = {**about, "re": "subscribe", "id": None, "temporary": False}
+    if wrong != "already_subscribed":
+        error = {**about, "re": "unsubscribe", "temporary": True}
+    script = Script([error], [subscribed(), updates(0)])
+    async with scripted(script) as gateway:
+        assert await first_of(gateway, rng=Hasty()) == [0]
+    assert len(script.connections) == 2
+
+
 async def test_a_gateway_that_gives_no_sign_of_life_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "SILENT_S", 0.1)
     script, told = Script([subscribed(), updates(0)]), list[str]()

@@ -333,22 +333,11 @@ async def test_a_slow_consumer_loses_nothing_though_its_gateway_gives_up_on_it(
         await eventually(
             "the gateway has given up on it", lambda: all(each.state is not OPEN for each in gateway._connections)
         )
+        assert client._backlog._bytes < backlog_bytes + 2 * 65536, "and 2 or 12 MB wait"
         all_numbers = list(range(100 * hundreds))
         taking = asyncio.gather(numbers(slow, 100 * hundreds - 1), numbers(other, 100 * hundreds))
         assert await taking == [all_numbers[1:], all_numbers]
     assert any(why in line for line in told)
-
-
-async def test_what_is_not_taken_is_bounded(valkey: RedisServer, publisher: Node) -> None:
-    for _ in range(100):
-        await asyncio.to_thread(publisher.count, 100, text="x" * 1000)
-    with GatewayProcess(valkey.url) as gateway:
-        async with connect(gateway.url) as client:
-            follow = client.follow(publisher.name)
-            assert await numbers(follow, 1) == [0]
-            await eventually("it reads no more", lambda: not client._backlog._room.is_set())
-            assert client._backlog._bytes < 2_000_000, "and 10 MB wait"
-            assert await numbers(follow, 9999) == list(range(1, 10_000))
 
 
 async def test_a_follow_that_ends_makes_room_for_the_others(gateway: Gateway, publisher: Node) -> None:

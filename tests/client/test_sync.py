@@ -221,6 +221,46 @@ def test_ctrl_c_interrupts_a_step_and_takes_nothing_away(gateway: GatewayProcess
             process.kill()
 
 
+SLOW = """
+import resource, sys
+from streamer.client import connect_sync
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+with connect_sync(sys.argv[1]) as client:
+    before = peak()
+    follow = client.follow(sys.argv[2])
+    numbers = [next(follow).state["n"]]
+    print("waits", flush=True)
+    sys.stdin.readline()
+    print(peak() - before, flush=True)
+    numbers += [next(follow).state["n"] for _ in range(9_999)]
+    print(numbers == list(range(10_000)), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+def test_the_memory_of_a_slow_consumer_is_bounded(valkey: RedisServer, publisher: Node) -> None:
+    for _ in range(100):
+        publisher.count(100, text="x" * 3000)
+    with GatewayProcess(valkey.url, "--stall-s", "1") as gateway:
+        command = [sys.executable, "-c", SLOW, gateway.url, publisher.name]
+        with subprocess.Popen(
+            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert first_line(process) == "waits\n"
+                wait_until("the gateway gives up", lambda: gateway.metrics()["streamer_behind"] == 0)
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert int(first_line(process)) < 10_000, "KiB, of 30 MB that wait"
+                assert first_line(process) == "True\n"
+            finally:
+                process.kill()
+
+
 WAITING = """
 import sys
 from streamer.client import connect_sync
