@@ -352,4 +352,5 @@ async def _next_message(connection: ClientConnection) -> str | bytes:
         except TimeoutError:
             if pong is not None and not pong.done():
                 raise ConnectionError("the gateway gives no sign of life") from None
-            pong = asyncio.ensure_future(await connection.ping())
+            async with asyncio.timeout(SILENT_S):
+                pong = asyncio.ensure_future(await connection.ping())

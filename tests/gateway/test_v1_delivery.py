@@ -80,7 +80,8 @@ class View(Client):
         op = message["op"]
         assert self.subscribed is (op not in ("subscribed",)) or message.get("re"), f"{op} out of its place"
         getattr(self, f"_{op}")(message)
-        self.after = message.get("cursor", self.after)
+        if op != "subscribed" or self.after is None:
+            self.after = message.get("cursor", self.after)
 
     def _subscribed(self, message: dict[str, Any]) -> None:
         self.subscribed, self.told_live = True, False
