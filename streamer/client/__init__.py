@@ -9,7 +9,8 @@
 `connect_sync` is the same for scripts and notebooks, without `async`.
 """
 
-from streamer.client.client import Client, connect
+from streamer.client.client import Client
+from streamer.client.connecting import connect
 from streamer.client.errors import (
     AlreadyFollowed,
     ClientClosed,

@@ -3,87 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from random import Random
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, overload
+from typing import Any, Literal, Self, overload
 
 from websockets.asyncio.client import ClientConnection
 
 from streamer.client.dialogue import Dialogue, Heard, Joined, Outcome, Postponed, Refused, Restart, Subscription
 from streamer.client.errors import ClientClosed, GatewayRefused, GatewayUnreachable
 from streamer.client.follow import Follow
+from streamer.client.hearing import next_message
 from streamer.client.inbox import Backlog, Inbox
 from streamer.client.messages import Event, Update, read, write
-from streamer.client.opening import PASSING, Opening, Token, tls_context
+from streamer.client.opening import PASSING, Opening
 from streamer.client.reading import Reading
 from streamer.core.backoff import backoff
 from streamer.core.cursor import MAX_INDEX
-from streamer.core.errors import InvalidCursor, InvalidInput, InvalidSetting
+from streamer.core.errors import InvalidCursor, InvalidInput
 from streamer.core.names import Topic, check_job, check_node
 from streamer.core.protocol import Format
 
 BACKLOG_BYTES = 1 << 20
 """So many bytes of messages may wait for their consumers; then the socket is not read."""
-
-SILENT_S = 20.0
-"""After so long without a message the gateway is asked for a sign of life, and given as long again for it."""
-
-
-class Options(TypedDict, total=False):
-    """What `connect` can be told beside the URL."""
-
-    token: Token | None
-    ca_file: str | None
-    tls: ssl.SSLContext | None
-    format: Literal["msgpack", "json"]
-    timeout: float | None
-    notify: Callable[[str], None]
-    rng: Random | None
-
-
-def connect(
-    url: str | Sequence[str],
-    *,
-    token: Token | None = None,
-    ca_file: str | None = None,
-    tls: ssl.SSLContext | None = None,
-    format: Literal["msgpack", "json"] = "msgpack",
-    timeout: float | None = None,
-    notify: Callable[[str], None] = lambda sentence: None,
-    rng: Random | None = None,
-) -> Client:
-    """Make a client of a gateway, or of several that serve the same log. It connects as a context manager:
-
-        async with connect("ws://127.0.0.1:8080") as client:
-            async for update in client.follow("node1", job="job1"):
-                print(update.index, update.status, update.state)
-
-    Args:
-        url: a gateway's URL, as `ws://host:8080` or `https://host/prefix`; of several, each try takes the next one.
-        token: is sent as `Authorization: Bearer …`. What is callable is asked at each connection, in a thread, and
-            may return an awaitable; an OSError of it counts as a failed try.
-        ca_file: the authorities' certificates to trust, in PEM, in place of the system's.
-        tls: a context of one's own, in place of that.
-        format: how messages are written. msgpack costs less.
-        timeout: seconds that the first connection may take; without, it is tried for ever. Later ones always are.
-        notify: is called with a sentence when the connection is lost or there again, or a topic cannot be had now.
-        rng: spreads the waits, and chooses the first gateway.
-
-    Raises InvalidSetting.
-    """
-    if ca_file is not None and tls is not None:
-        raise InvalidSetting("give either `ca_file` or `tls`")
-    kinds = {"msgpack": Format.MSGPACK, "json": Format.JSON}
-    if format not in kinds:
-        raise InvalidSetting(f"`format` is msgpack or json, not {format!r}")
-    rng = rng or Random()
-    gateways = [url] if isinstance(url, str) else list(url)
-    opening = Opening(gateways, kinds[format], token, tls or tls_context(ca_file), rng)
-    return Client(opening, kinds[format], timeout, notify, rng)
 
 
 class Client:
@@ -101,10 +45,10 @@ class Client:
         self._dialogue = Dialogue()
         self._backlog = Backlog(BACKLOG_BYTES)
         self._inboxes: dict[Subscription, Inbox] = {}
-        self._waits: dict[Subscription, Any] = {}
+        self._waits: dict[Subscription, Iterator[float]] = {}
         self._to_say = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
-        self._connected: asyncio.Future[None] | None = None
+        self._connected = asyncio.Event()
         self._error: BaseException | None = None
         self._reason = "no answer came"
         self._heard = False
@@ -117,18 +61,26 @@ class Client:
         if self._running is not None:
             raise ClientClosed("a client can be entered once; `connect` gives a new one")
         loop = asyncio.get_running_loop()
-        self._loop, self._connected = loop, loop.create_future()
-        self._running = loop.create_task(self._run())
+        self._loop, self._running = loop, loop.create_task(self._run())
         try:
-            async with asyncio.timeout(self._timeout):
-                await asyncio.shield(self._connected)
-        except TimeoutError:
-            await self.aclose()
-            raise GatewayUnreachable(self._timeout or 0, self._reason) from None
+            await self._wait_until_connected(self._running)
         except BaseException:
             await self.aclose()
             raise
         return self
+
+    async def _wait_until_connected(self, running: asyncio.Task[None]) -> None:
+        connected = asyncio.create_task(self._connected.wait())
+        try:
+            await asyncio.wait([running, connected], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            connected.cancel()
+        if self._error is not None:
+            raise self._error
+        if running.done():
+            raise ClientClosed("the client was closed before it had connected")
+        if not self._connected.is_set():
+            raise GatewayUnreachable(self._timeout or 0, self._reason)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -249,9 +201,6 @@ class Client:
             await self._connect_again_and_again()
         except Exception as error:
             self._error = error
-            assert self._connected is not None
-            if not self._connected.done():
-                self._connected.set_exception(error)
             for inbox in self._inboxes.values():
                 inbox.end(error)
         finally:
@@ -265,7 +214,7 @@ class Client:
                 try:
                     if waited:
                         self._notify("connected")
-                    self._is_connected()
+                    self._connected.set()
                     await self._converse(connection)
                     reason = "the gateway has another idea of what is followed"
                 finally:
@@ -281,11 +230,6 @@ class Client:
             self._notify(f"{reason}; next try in {wait:.1f} s")
             await asyncio.sleep(wait)
 
-    def _is_connected(self) -> None:
-        assert self._connected is not None
-        if not self._connected.done():
-            self._connected.set_result(None)
-
     async def _converse(self, connection: ClientConnection) -> None:
         """Say what is to be said, and hear what comes. Raises ConnectionClosed; returns where another is needed."""
         self._dialogue.connect()
@@ -294,7 +238,7 @@ class Client:
         try:
             while True:
                 await self._backlog.room()
-                data = await _next_message(connection)
+                data = await next_message(connection)
                 self._heard = True
                 try:
                     message = read(self._format, data)
@@ -340,17 +284,3 @@ class Client:
     def _ask(self, subscription: Subscription) -> None:
         self._dialogue.ask(subscription)
         self._to_say.set()
-
-
-async def _next_message(connection: ClientConnection) -> str | bytes:
-    """The next message. Raises ConnectionClosed, or ConnectionError where nothing is heard, not even a pong."""
-    pong: asyncio.Future[float] | None = None
-    while True:
-        try:
-            async with asyncio.timeout(SILENT_S):
-                return await connection.recv()
-        except TimeoutError:
-            if pong is not None and not pong.done():
-                raise ConnectionError("the gateway gives no sign of life") from None
-            async with asyncio.timeout(SILENT_S):
-                pong = asyncio.ensure_future(await connection.ping())

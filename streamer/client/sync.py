@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
-from streamer.client.client import Options, connect
+from streamer.client.connecting import Options, connect
 from streamer.client.errors import ClientClosed
 from streamer.client.follow import Follow
 from streamer.client.messages import Event, Update
@@ -36,6 +36,7 @@ class SyncClient:
     def __init__(self, url: str | Sequence[str], **options: Unpack[Options]) -> None:
         self._client = connect(url, **options)
         self._thread = threading.Thread(target=self._run, name="streamer-client", daemon=True)
+        self._started = threading.Event()
         self._entered: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._living: asyncio.Task[None] | None = None
@@ -44,6 +45,8 @@ class SyncClient:
 
     def __enter__(self) -> Self:
         """Connect. Raises as the entering of `Client` does."""
+        if self._thread.ident is not None:
+            raise ClientClosed("a client can be entered once; `connect_sync` gives a new one")
         self._thread.start()
         try:
             self._entered.result()
@@ -59,8 +62,11 @@ class SyncClient:
 
     def close(self) -> None:
         """End all follows, whose loops end, and the connection, at once. From any thread; twice changes nothing."""
-        if self._loop is None or self._living is None:
+        if self._thread.ident is None:
             return
+        self._started.wait()
+        assert self._loop is not None
+        assert self._living is not None
         try:
             self._loop.call_soon_threadsafe(self._living.cancel)
         except RuntimeError:
@@ -131,12 +137,14 @@ class SyncClient:
 
     async def _live(self) -> None:
         self._loop, self._living = asyncio.get_running_loop(), asyncio.current_task()
+        self._started.set()
         try:
             async with self._client:
                 self._entered.set_result(None)
                 await self._loop.create_future()  # until it is cancelled
         except asyncio.CancelledError:
-            pass
+            if not self._entered.done():
+                self._entered.set_exception(ClientClosed("the client was closed before it had connected"))
         except Exception as error:
             self._entered.set_exception(error)
 

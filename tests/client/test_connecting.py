@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from streamer.client import GatewayRefused, GatewayUnreachable, Unauthorized, connect
-from streamer.client import client as client_module
+from streamer.client import GatewayRefused, GatewayUnreachable, Unauthorized, connect, hearing
 from streamer.core.errors import InvalidSetting
 from tests.certificates import Certificates
 from tests.client.following import Hasty, indexes, take
@@ -281,7 +280,7 @@ async def test_where_the_gateway_has_another_idea_of_what_is_followed_a_new_conn
 
 
 async def test_a_gateway_that_gives_no_sign_of_life_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "SILENT_S", 0.1)
+    monkeypatch.setattr(hearing, "SILENT_S", 0.1)
     script, told = Script([subscribed(), updates(0)]), list[str]()
     async with scripted(script) as gateway, connect(gateway, **JSON, rng=Hasty(), notify=told.append) as client:
         follow = client.follow("n")
@@ -302,7 +301,7 @@ async def test_a_quiet_gateway_that_answers_pings_is_kept(monkeypatch: pytest.Mo
         pings += 1
         return await ping(connection)
 
-    monkeypatch.setattr(client_module, "SILENT_S", 0.05)
+    monkeypatch.setattr(hearing, "SILENT_S", 0.05)
     monkeypatch.setattr(ClientConnection, "ping", count)
     script, told = Script([subscribed(), updates(0)]), list[str]()
     async with scripted(script) as gateway, connect(gateway, **JSON, notify=told.append) as client:

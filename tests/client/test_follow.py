@@ -477,6 +477,16 @@ async def test_cancelling_while_it_waits_for_the_first_connection_ends_it() -> N
         await asyncio.wait_for(entering, PROMPT_S)
 
 
+async def test_closing_while_it_waits_for_the_first_connection_ends_it() -> None:
+    told: list[str] = []
+    client = connect(f"ws://127.0.0.1:{free_port()}", notify=told.append)
+    entering = asyncio.create_task(client.__aenter__())
+    await eventually("it could not connect", lambda: told)
+    await client.aclose()
+    with pytest.raises(ClientClosed):
+        await asyncio.wait_for(entering, PROMPT_S)
+
+
 # What cannot be
 
 

@@ -171,6 +171,23 @@ def test_no_thread_is_left(gateway: GatewayProcess, node: str) -> None:
     assert "streamer-client" not in [thread.name for thread in threading.enumerate()]
 
 
+def test_closing_while_it_waits_for_the_first_connection_ends_it() -> None:
+    tried = threading.Event()
+    client = connect_sync(f"ws://127.0.0.1:{free_port()}", notify=lambda _: tried.set())
+
+    def close() -> None:
+        tried.wait(DEADLINE_S)
+        client.close()
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    with pytest.raises(ClientClosed), client:
+        pass
+    closing.join(DEADLINE_S)
+    with pytest.raises(ClientClosed), client:
+        pass
+
+
 def test_what_cannot_be_is_raised_where_it_is_asked_for(gateway: GatewayProcess) -> None:
     with pytest.raises(InvalidSetting):
         connect_sync("nonsense")
