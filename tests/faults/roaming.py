@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from streamer.client.watching import watch
+from streamer.client import Reset, Update, connect
 from tests.faults.watchers import Seen, Watcher
 from tests.proxies import Proxy
 
 
 class Roamer(Watcher):
-    """Keeps what comes over however many connections. ``news`` is what its client told of them."""
+    """Keeps what comes over however many connections. ``news`` is what its client told of them, and `reset`s."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,11 +22,15 @@ class Roamer(Watcher):
 
     async def roam(self, url: str, node: str, job: str | None) -> None:
         """Watch, until cancelled."""
-        async for message in watch(url, node, job, notify=self.news.append):
-            log_id, epoch, _ = message.cursor.split(".")
-            self.log_ids.append(log_id)
-            self.seen.append(Seen(int(epoch), message.index, message.state.get("n", -1)))
-            self._came.set()
+        async with connect(url, notify=self.news.append) as client:
+            async for event in client.follow(node, job, events=True):
+                if isinstance(event, Update):
+                    log_id, epoch, _ = event.cursor.split(".")
+                    self.log_ids.append(log_id)
+                    self.seen.append(Seen(int(epoch), event.index, event.state.get("n", -1)))
+                elif isinstance(event, Reset):
+                    self.news.append("reset")
+                self._came.set()
 
     def seen_of(self, log_id: str) -> list[Seen]:
         """What was seen of one log."""

@@ -411,7 +411,8 @@ export class Follow {
       const error = op === "gap" ? new GapError(message) : new ResetError(message);
       this.#put(message, 100, error);
     }
-    if (cursor !== undefined) this.#after = cursor;
+    // That of `subscribed` counts only where there was none: the reset, rewind or gap behind it may still be to come.
+    if (cursor !== undefined && (op !== "subscribed" || this.#after === undefined)) this.#after = cursor;
   }
 
   #put(value, size, error) {

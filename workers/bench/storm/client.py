@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator
 from random import Random
 
-from streamer.client.watching import path_of
 from streamer.core.backoff import backoff
 from streamer.core.messages import GAP, RESET, TOO_SLOW
 from streamer.core.names import Topic
-from workers.bench.client import Target
+from workers.bench.client import Target, path_of
 from workers.bench.connection import BROKEN, Connection, Ending
 from workers.bench.frames import NORMAL_CLOSURE, Refused
 from workers.bench.histogram import Histogram
