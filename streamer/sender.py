@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from random import Random
 
@@ -13,6 +14,7 @@ from streamer.core.claim import Claim
 from streamer.core.entries import Batch
 from streamer.core.errors import LogUnavailable, NodeFencedError, OutboxNotWritable
 from streamer.fleet_summary import FleetSummary
+from streamer.job_announcements import JobAnnouncements
 from streamer.lane import Lane, Place
 from streamer.lanes import Lanes
 from streamer.log.node_log import NodeLog, Replication
@@ -49,6 +51,7 @@ class Sender:
         self._node, self._settings = node, settings
         self._claim = Claim(new_id(), settings.lease_s, time.monotonic()) if exclusive else None
         self._summary = FleetSummary(node)
+        self._announcements = JobAnnouncements(node, settings.job_ttl_s)
         self._replication = (
             Replication(settings.wait_replicas, round(settings.wait_replicas_s * 1000))
             if settings.wait_replicas
@@ -119,6 +122,8 @@ class Sender:
             waits.append(look_s)
         if (summary_s := self._summary_due_in_s(now)) is not None:
             waits.append(summary_s)
+        if (announcement_s := self._announcements.due_in_s(now)) is not None:
+            waits.append(announcement_s)
         if self._claim is not None:
             waits.append(self._claim.due_in_s(now))
         return min(waits, default=None)
@@ -138,6 +143,8 @@ class Sender:
         for lane in self.lanes.keeping:
             if lane.heard_at + CHECK_S <= now:
                 self._append(log, lane, lane.nothing())
+        if self._announcements.due_in_s(time.monotonic()) == 0:
+            self._announcements.tell(log)
         if self._summary_due_in_s(time.monotonic()) == 0:
             self._tell(log)
 
@@ -154,10 +161,18 @@ class Sender:
     def _append(self, log: NodeLog, lane: Lane, batch: Batch) -> None:
         """Append a batch; an empty one asks whether Redis still has what it has acknowledged."""
         replication = self._replication if batch.entries else None
-        appended = log.append(lane.writer, batch, self.lanes.retention, self._token, replication)
+        self._announce(log, batch.jobs)
+        try:
+            appended = log.append(lane.writer, batch, self.lanes.retention, self._token, replication)
+        except Exception:
+            self._announcements.try_again()
+            raise
         if appended.refused:
             self._take_refusal(appended.refused)
             return
+        if self._announcements.stand_on(appended.log_id, appended.epoch):
+            # It may be that Redis was emptied between the two. Before the acknowledgement: else a crash would lose it.
+            self._announce(log, batch.jobs)
         with self.changed:
             if self.ended:
                 return  # and what is durable is perhaps another process's already
@@ -167,6 +182,10 @@ class Sender:
             self.changed.notify_all()
         if what is not None:
             warn(_log, "node %r: %s", self._node, what)
+
+    def _announce(self, log: NodeLog, jobs: Iterable[str]) -> None:
+        self._announcements.want(jobs, time.monotonic())
+        self._announcements.tell(log)
 
     def _take_answer(self, lane: Lane, batch: Batch, appended: Appended) -> OutboxNotWritable | str | None:
         """Acknowledge what was appended, or go back to what is lost; return what is to be said of it."""

@@ -31,8 +31,9 @@ ROOMS = {
     "streamer.process_end": {"streamer.core"},
     "streamer.reporting": {"streamer.core"},
     "streamer.fleet_summary": {"streamer.core", "streamer.log", "streamer.reporting"},
+    "streamer.job_announcements": {"streamer.log", "streamer.reporting"},
     "streamer.sender": {"streamer.core", "streamer.log", "streamer.settings"}
-    | {"streamer.fleet_summary", "streamer.lane", "streamer.lanes", "streamer.reporting"},
+    | {"streamer.fleet_summary", "streamer.job_announcements", "streamer.lane", "streamer.lanes", "streamer.reporting"},
     "streamer.publisher": {"streamer.core", "streamer.settings"}
     | {"streamer.lane", "streamer.process_end", "streamer.sender"},
     "streamer.state_streamer": {"streamer.core", "streamer.log", "streamer.fanout", "websockets"}

@@ -24,6 +24,11 @@ class Batch(NamedTuple):
     after: int = 0
 
     @property
+    def jobs(self) -> list[str]:
+        """The jobs that the entries are of, each once."""
+        return list(dict.fromkeys(job for job, _ in self.entries if job is not None))
+
+    @property
     def last(self) -> int:
         """The sequence number of the last entry."""
         return self.first + len(self.entries) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -75,6 +76,28 @@ class BlockingClient:
             return self.ask_one(request.keys[0], "EVALSHA", sha(script), *words, then=then)
         except NoScriptError:
             return self.ask_one(request.keys[0], "EVAL", source(script), *words, then=then)
+
+    def run_all(self, script: str, requests: Sequence[Request]) -> None:
+        """Run a script of this room once for each request, those for one server together; of several, in any order.
+
+        Raises an error of the first that fails; others may have been run then.
+        """
+        groups: dict[Address, list[Request]] = {}
+        for request in requests:
+            groups.setdefault(self._server_of(request.keys[0]), []).append(request)
+        for address, (first, *others) in groups.items():
+            self.run(script, first)  # from then on, the server knows the script
+            again = self._run_together(self._server(address), script, others) if others else []
+            for request in again:
+                self.run(script, request)
+
+    def _run_together(self, server: Any, script: str, requests: Sequence[Request]) -> list[Request]:
+        """Run a script in one write; return those requests that were answered with an error."""
+        with server.pipeline(transaction=False) as pipeline:
+            for keys, args in requests:
+                pipeline.execute_command("EVALSHA", sha(script), len(keys), *keys, *args)
+            replies = pipeline.execute(raise_on_error=False)
+        return [request for request, reply in zip(requests, replies, strict=True) if isinstance(reply, Exception)]
 
     def run_and_wait(self, script: str, request: Request, replicas: int, timeout_ms: int) -> tuple[Any, int]:
         """Run a script, then wait until so many replicas have what it wrote; return its reply and how many have it."""

@@ -36,6 +36,10 @@ class Keys:
         """A hash: node to its summary."""
         return f"{self.prefix}fleet"
 
+    def job(self, job: str) -> str:
+        """A job's index, and its channel: a sorted set of the nodes that have run the job, by when they were noted."""
+        return f"{self.prefix}job:{escape(job)}"
+
     def log(self, node: str) -> str:
         """A hash: id, epoch, next index, on which server, and since when it was a master, the epoch began, where the
         last epochs began, the last index of any job that was forgotten."""

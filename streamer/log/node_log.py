@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from streamer.core.names import Topic
 from streamer.core.records import Update
 from streamer.log.blocking_client import BlockingClient
 from streamer.log.connecting import unavailable_as_error
-from streamer.log.fleet import Summary
+from streamer.log.fleet import Summary, Told
 from streamer.log.keys import Keys
 from streamer.log.scripts import (
     PAGE_RECORDS,
@@ -23,6 +24,7 @@ from streamer.log.scripts import (
     Request,
     Retention,
     Token,
+    announce_request,
     append_request,
     claim_request,
     clear_request,
@@ -88,6 +90,15 @@ class NodeLog:
             )
         return appended
 
+    def announce(self, jobs: Iterable[str], ttl_s: int) -> None:
+        """Note in the indexes of jobs that the node runs them, and tell those who follow these jobs.
+
+        An index expires ``ttl_s`` seconds after the last note at the earliest, never for 0.
+        """
+        requests = [announce_request(self._keys, self._node, job, ttl_s, self._publish) for job in jobs]
+        with unavailable_as_error(self._url):
+            self._redis.run_all("announce", requests)
+
     def claim(self, token: Token, lease_ms: int) -> Claimed:
         """Claim the node or renew the claim, for so many ms; 0 gives it up. Of the first claim the number is 0."""
         return parse_claimed(token.holder, self._run("claim", claim_request(self._keys, self._node, token, lease_ms)))
@@ -117,17 +128,21 @@ class NodeLog:
     def clear(self) -> None:
         """Start the log anew, under a new id, and tell those who watch; the fleet's summary forgets the node."""
         self._run("clear", clear_request(self._keys, self._node, self._publish))
-        with unavailable_as_error(self._url):
-            self._redis.ask_one(self._keys.fleet, "HDEL", self._keys.fleet, self._node)
+        self._tell_fleet(None, "HDEL", self._keys.fleet, self._node)
 
     def report(self, summary: Summary) -> None:
-        """Put the node's summary into the fleet's."""
-        with unavailable_as_error(self._url):
-            self._redis.ask_one(self._keys.fleet, "HSET", self._keys.fleet, self._node, summary.pack())
+        """Put the node's summary into the fleet's, and tell those who watch the fleet."""
+        self._tell_fleet(summary, "HSET", self._keys.fleet, self._node, summary.pack())
 
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
+
+    def _tell_fleet(self, summary: Summary | None, *words: Any) -> None:
+        """Change the fleet's hash, and tell of it."""
+        fleet, told = self._keys.fleet, Told(self._node, summary)
+        with unavailable_as_error(self._url):
+            self._redis.ask_one(fleet, *words, then=(self._publish, fleet, told.pack()))
 
     def _run(self, script: str, request: Request) -> Any:
         with unavailable_as_error(self._url):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
 from streamer.core.cursor import Cursor
+from streamer.core.fleet_view import NodeSummary
 from streamer.core.names import Topic, check_job, check_node
 from streamer.core.records import UNREADABLE, index_of, unpack_record
 from streamer.log.client import Client
@@ -15,12 +16,18 @@ from streamer.log.connecting import answering
 from streamer.log.fleet import JobSummary, Summary
 from streamer.log.keys import Keys, escape, unescape
 from streamer.log.routing import Command
-from streamer.log.scripts import PAGE_RECORDS, Page, parse_page, read_request
+from streamer.log.scripts import INDEX_NODES, PAGE_RECORDS, Page, parse_page, read_request
 
 _log = logging.getLogger(__name__)
 
 MOST_JOBS = 1000
 """How many jobs of a node are listed, the latest first."""
+
+
+FLEET_PAGE = 500
+"""About how many nodes of the fleet are read at once."""
+
+_log = logging.getLogger(__name__)
 
 
 class Head(NamedTuple):
@@ -83,16 +90,36 @@ class Reader:
 
     async def nodes(self) -> dict[str, Summary]:
         """Every node that has ever reported, with its summary, by name."""
+        nodes: dict[str, Summary] = {}
+        async for page in self._scan_fleet():
+            nodes |= dict(_summaries(page))
+        return dict(sorted(nodes.items()))
+
+    async def fleet(self) -> AsyncIterator[dict[str, NodeSummary]]:
+        """Every node that has ever reported, page by page, by name; without what cannot be read.
+
+        A node may be on two pages; of one that comes or goes meanwhile, nothing is promised.
+        """
+        async for page in self._scan_fleet():
+            yield {node: summary.of(node) for node, summary in _summaries(page)}
+
+    async def _scan_fleet(self) -> AsyncIterator[dict[bytes, bytes]]:
+        # Not HGETALL: Redis would serve nobody else while it writes ten thousand nodes.
+        key, cursor = self._keys.fleet, 0
+        while True:
+            async with answering(self._url):
+                reply: Any = await self._redis.ask_one(key, "HSCAN", key, cursor, "COUNT", FLEET_PAGE)
+            cursor, page = int(reply[0]), reply[1]
+            yield page
+            if not cursor:
+                return
+
+    async def nodes_of(self, job: str) -> list[str]:
+        """The nodes that run a job, or have run it, by the job's index: that which was noted last comes first."""
+        key = self._keys.job(job)
         async with answering(self._url):
-            fleet: Any = await self._redis.ask_one(self._keys.fleet, "HGETALL", self._keys.fleet)
-        nodes = {}
-        for node, summary in sorted(fleet.items()):
-            # All nodes write this hash: what one of them has written must not hide the others.
-            try:
-                nodes[check_node(node.decode())] = Summary.unpack(summary)
-            except ValueError as error:
-                _log.warning("the fleet's entry %.80r cannot be read: %s", node, error)
-        return nodes
+            nodes: Any = await self._redis.ask_one(key, "ZREVRANGE", key, 0, INDEX_NODES - 1)
+        return list(_names(job, nodes))
 
     async def jobs(self, node: str) -> list[JobSummary]:
         """The node's jobs whose lists are kept, the one last updated first."""
@@ -130,6 +157,23 @@ def _summary(job: str, record: bytes) -> JobSummary:
     except ValueError:
         return JobSummary(job, 0, UNREADABLE, -1)
     return JobSummary(job, last.timestamp, last.status, last.index)
+
+
+def _summaries(page: dict[bytes, bytes]) -> Iterator[tuple[str, Summary]]:
+    for name, summary in page.items():
+        # All nodes write this hash: what one of them has written must not hide the others.
+        try:
+            yield check_node(name.decode()), Summary.unpack(summary)
+        except ValueError as error:
+            _log.warning("the fleet's entry %.80r cannot be read: %s", name, error)
+
+
+def _names(job: str, nodes: list[bytes]) -> Iterator[str]:
+    for node in nodes:
+        try:
+            yield check_node(node.decode())
+        except ValueError as error:
+            _log.warning("the node %.80r in the index of job %s is none: %s", node, job, error)
 
 
 def _head_of_log(reply: Any) -> Head | None:

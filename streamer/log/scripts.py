@@ -20,6 +20,8 @@ from streamer.core.records import Update
 from streamer.log.keys import Keys, escape
 
 PAGE_RECORDS = 500
+INDEX_NODES = 1000
+"""How many nodes a job's index keeps: those that were noted last."""
 PAGE_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ _log = logging.getLogger(__name__)
 # Read on import: see the end of connecting.
 _SOURCES = {
     name: (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
-    for name in ("append", "claim", "clear", "read")
+    for name in ("announce", "append", "claim", "clear", "read")
 }
 
 
@@ -168,6 +170,11 @@ def parse_appended(reply: Any) -> Appended:
         return Appended(log_id.decode(), epoch, next_index, seen, appended, refused.decode())
     except (TypeError, ValueError, AttributeError) as error:
         raise LogUnavailable(f"Redis answered an append with {reply!r:.80}") from error
+
+
+def announce_request(keys: Keys, node: str, job: str, ttl_s: int, publish: str = "PUBLISH") -> Request:
+    """The call of announce.lua for a node that runs a job; ``ttl_s`` as in its script."""
+    return Request([keys.job(job)], [node, ttl_s, INDEX_NODES, publish])
 
 
 def claim_request(keys: Keys, node: str, token: Token, lease_ms: int) -> Request:

@@ -31,7 +31,7 @@ def log(any_store: RedisServer, node: str) -> Iterator[NodeLog]:
     error, and NOSCRIPT is one.
     """
     with any_store.client() as client:
-        for name in ("append", "claim", "clear", "read"):
+        for name in ("announce", "append", "claim", "clear", "read"):
             client.script_load(source(name))
     with NodeLog(any_store.url, Keys(), node) as log:
         yield log

@@ -47,6 +47,7 @@ async def test_the_rights_are_enough_for_gateways_and_nodes(
     await subscriber.subscribe(keys.records(Topic(node)), recorder)
     with NodeLog(with_credentials(store.url, NODE_USER, PASSWORD), keys, node) as log:
         Writer(log).append("job", None)
+        log.announce(["job"], 100)
         log.report(Summary(1, "running", None, 0))
         await recorder.until(lambda recorder: recorder.messages)
         assert indexes((await reader.read(Topic(node), START)).updates) == [0, 1]
@@ -54,6 +55,7 @@ async def test_the_rights_are_enough_for_gateways_and_nodes(
         assert [head and head.last for head in await reader.heads([Topic(node), Topic(node, "job")])] == [1, 0]
         assert await reader.before_last(Topic(node), 1) == 0
         assert list(await reader.nodes()) == [node]
+        assert await reader.nodes_of("job") == [node]
         await reader.ping()
         await asyncio.sleep(10 * probing.PROBE_S)
         assert subscriber.connected

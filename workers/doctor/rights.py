@@ -57,6 +57,9 @@ def needs(keys: Keys, node: str, sharded: bool, role: str = "both") -> list[Need
         ("PERSIST", every),
         ("ZRANGE", jobs, 0, 1),
         ("ZREM", jobs, ""),
+        ("ZADD", keys.job(node), "XX", 0, ""),
+        ("ZREMRANGEBYRANK", jobs, 1, 0),
+        ("TTL", jobs),
         ("RPUSH", writer, ""),
         ("EXISTS", every),
         ("INFO", "replication"),
@@ -75,7 +78,7 @@ def needs(keys: Keys, node: str, sharded: bool, role: str = "both") -> list[Need
     ]
     gateways: list[tuple[str | int, ...]] = [
         ("PING",),
-        ("HGETALL", keys.fleet),
+        ("HSCAN", keys.fleet, 0),
         ("ZMSCORE", jobs, ""),
         ("ZREVRANGE", jobs, 0, 0),
         ("SSUBSCRIBE" if sharded else "SUBSCRIBE", every),

@@ -65,6 +65,8 @@ def use_as_a_node(url: str, node: str) -> None:
     with NodeLog(url, KEYS, node) as log:
         log.append("w", Batch(1, [Entry("old", tail), Entry("j", tail), Entry(None, tail)]), Retention(1, 0))
         log.append("w", Batch(4, [Entry("j", tail)]), Retention(1, 100))
+        log.announce(["j"], 100)
+        log.announce(["j"], 0)
         log.report(Summary(0, "s", "j", 0))
         assert log.read("j", START).updates
         log.clear()
@@ -81,6 +83,7 @@ async def use_as_a_gateway(url: str, node: str) -> None:
             await reader.before_last(topic, 1)
         assert None not in await reader.heads(topics)
         await reader.nodes()
+        assert await reader.nodes_of("j") == [node]
         assert [job.job for job in await reader.jobs(node)] == ["j"]
         await reader.ping()
         async with asyncio.timeout(10):
@@ -100,7 +103,7 @@ async def test_a_user_with_just_these_rights_can_be_a_node_and_a_gateway(good_st
     finally:
         with NodeLog(good_store.url, KEYS, node) as log, good_store.client() as client:
             log.clear()
-            client.delete(*client.keys(f"*{node}*"))
+            client.delete(KEYS.job("j"), *client.keys(f"*{node}*"))
 
 
 @pytest.mark.parametrize("asking", [(), ASKING], ids=["by trying", "by asking"])
@@ -121,7 +124,10 @@ def test_keys_and_channels_that_are_not_allowed_are_named(
     good_store: RedisServer, node: str, asking: tuple[str, ...]
 ) -> None:
     with user(good_store, *asking, "resetkeys", "~streamer:{*") as url:
-        assert {(lack.kind, lack.what) for lack in lacks(url, node)} == {("key", "streamer:fleet")}
+        assert {(lack.kind, lack.what) for lack in lacks(url, node)} == {
+            ("key", "streamer:fleet"),
+            ("key", KEYS.job(node)),
+        }
     with user(good_store, *asking, "resetkeys", "~other:*") as url:
         assert {lack.kind for lack in lacks(url, node)} == {"key"}
     with user(good_store, *asking, "resetchannels", "&other:*") as url:
