@@ -18,6 +18,8 @@ EXPIRED = 4004
 """Close codes of our own (RFC 6455, section 7.4.2). After all of them a client may come back at once, but after
 EXPIRED only with another token."""
 
+MAX_REASON_BYTES = 123
+
 DEFLATE_BITS = 12
 """The window of the compression: 4 KiB is more than most messages have, and a compressor for it is made in a tenth of
 the time that one for the greatest takes."""
@@ -91,6 +93,28 @@ class PlainDeflated:
     def join(self, pieces: bytes, count: int, last: Cursor) -> bytes:
         """The frames, one behind another."""
         return pieces
+
+
+@dataclass(frozen=True)
+class PlainOfNode:
+    """The encoding of those who read a job's updates of all nodes: each is a plain frame, with the node's name."""
+
+    node: str
+    deflated: bool = False
+
+    def piece(self, frame: bytes) -> bytes:
+        """The frame with a ``node`` before the other fields, compressed if it is to be."""
+        named = text_frame(b'{"node":' + _encode(self.node) + b"," + payload_of(frame)[1:])
+        return deflated(named) if self.deflated else named
+
+    def join(self, pieces: bytes, count: int, last: Cursor) -> bytes:
+        """The frames, one behind another."""
+        return pieces
+
+
+def fitting_reason(reason: str) -> str:
+    """As much of a reason as a close frame has room for (RFC 6455, section 5.5)."""
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
 
 
 def _frame(first: bytes, payload: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from streamer.core.errors import InvalidName
@@ -21,6 +22,28 @@ class Topic(NamedTuple):
 
     def __str__(self) -> str:
         return self.node if self.job is None else f"{self.node}/{self.job}"
+
+
+@dataclass(frozen=True)
+class JobAnywhere:
+    """A job on whichever nodes run it."""
+
+    job: str
+
+    def __str__(self) -> str:
+        return f"job {self.job} on all nodes"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The summaries of all nodes."""
+
+    def __str__(self) -> str:
+        return "the fleet"
+
+
+Subject = Topic | JobAnywhere | Fleet
+"""What a client can subscribe to."""
 
 
 def check_node(name: object) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 
-from streamer.core.names import Topic
+from streamer.core.names import Fleet, JobAnywhere, Subject, Topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +39,43 @@ class Permissions:
     @property
     def sees_all_jobs(self) -> bool:
         """Whether every job may be seen, whatever its name, on the nodes that may."""
-        return self.admin or any(pattern and not pattern.strip("*") for pattern in self.jobs)
+        return self.admin or _has_any(self.jobs)
 
-    def may_watch(self, topic: Topic) -> bool:
-        """Whether a topic's updates may be seen. All of a node is for who may see every job."""
-        return self.may_see_node(topic.node) and self.may_see_job(topic.job)
+    @property
+    def sees_all_nodes(self) -> bool:
+        """Whether every node may be seen, whatever its name."""
+        return self.admin or _has_any(self.nodes)
 
-    def missing_for(self, topic: Topic) -> str:
-        """A sentence that says which permission a topic takes that is not there."""
-        if not self.may_see_node(topic.node):
-            return f"the token does not allow node {topic.node!r}: no pattern of its `nodes` fits"
-        if topic.job is None:
-            return f"the token allows only some jobs of node {topic.node!r}, not all of its updates: watch a job"
-        return f"the token does not allow job {topic.job!r}: no pattern of its `jobs` fits"
+    def may_watch(self, subject: Subject) -> bool:
+        """Whether what is subscribed to may be seen. All of a node is for who may see every job, and the fleet for who
+        may see every node, too. Of a job on all nodes it says nothing of the nodes: each is asked for when it comes.
+        """
+        match subject:
+            case Topic(node, job):
+                return self.may_see_node(node) and self.may_see_job(job)
+            case JobAnywhere(job):
+                return self.may_see_job(job)
+            case Fleet():
+                return self.sees_all_nodes and self.sees_all_jobs
+
+    def missing_for(self, subject: Subject) -> str:
+        """A sentence that says which permission it takes that is not there."""
+        match subject:
+            case Fleet():
+                return "the token does not allow the fleet, which takes every node and every job: watch a node or a job"
+            case Topic(node) if not self.may_see_node(node):
+                return f"the token does not allow node {node!r}: no pattern of its `nodes` fits"
+            case Topic(node, None):
+                return f"the token allows only some jobs of node {node!r}, not all of its updates: watch a job"
+        return f"the token does not allow job {subject.job!r}: no pattern of its `jobs` fits"
 
 
 EVERYTHING = Permissions(admin=True)
 """For those whom nobody asks for a token."""
+
+
+def _has_any(patterns: Iterable[str]) -> bool:
+    return any(pattern and not pattern.strip("*") for pattern in patterns)
 
 
 def _fits(patterns: Iterable[str], name: str) -> bool:

@@ -14,13 +14,17 @@ import msgspec
 
 from streamer.core.cursor import MAX_INDEX, Cursor
 from streamer.core.errors import InvalidCursor, InvalidName
+from streamer.core.fleet_view import NodeSummary
 from streamer.core.messages import PlainMessage, binary_frame, deflated, payload_of, text_frame
-from streamer.core.names import Topic, check_job, check_node
+from streamer.core.names import Fleet, JobAnywhere, Subject, Topic, check_job, check_node
 
 FLEET = "*"
-"""No node can be subscribed to by this name: it is kept for the whole fleet."""
+"""No node can be subscribed to by this name: it is that of the whole fleet."""
 
 MAX_ID_CHARACTERS = 64
+
+MAX_NODES = 1000
+"""So many nodes may have cursors when a job is followed on all nodes: as many as its index keeps."""
 
 Id = (
     Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARACTERS)]
@@ -60,24 +64,55 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", omit_d
 # From a client.
 
 
-class Subscribe(_Message, frozen=True, kw_only=True, tag="subscribe", forbid_unknown_fields=True):
-    """Follow a topic: from a cursor on, or else with so much history. Not both."""
+class _AboutSubject(_Message, frozen=True, kw_only=True):
+    """A request about a topic or, without a node, a job on all nodes or, for the node `*`, the fleet."""
 
     id: Id | None = None
-    node: str
+    node: str | None = None
     job: str | None = None
-    after: str | int | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """What is meant. Raises InvalidName and ValueError where there can be no such thing."""
+        if self.job is not None:
+            check_job(self.job)
+        if self.node is None:
+            if self.job is None:
+                raise ValueError("give a `node`, a `job`, or both")
+            return JobAnywhere(self.job)
+        if self.node == FLEET:
+            if self.job is not None:
+                raise ValueError(f"for a job on whichever nodes run it, leave out `node`, which is {FLEET!r}")
+            return Fleet()
+        return Topic(check_node(self.node), self.job)
+
+
+class Subscribe(_AboutSubject, frozen=True, kw_only=True, tag="subscribe", forbid_unknown_fields=True):
+    """Follow a topic: from a cursor on, or else with so much history. Not both.
+
+    Of a job on all nodes, there is a cursor for each node, by its name. The fleet has neither cursors nor history.
+    """
+
+    after: str | int | dict[str, str | int] | None = None
     history: str | int | None = None
 
     @property
-    def topic(self) -> Topic:
-        """What is meant. `checked` has said whether there can be such a topic."""
-        return Topic(self.node, self.job)
+    def cursor(self) -> Cursor | None:
+        """Behind what to go on in a topic. Raises InvalidCursor."""
+        if isinstance(self.after, dict):
+            raise InvalidCursor("`after` has cursors by nodes only where a job is followed without a `node`")
+        return None if self.after is None else Cursor.parse(str(self.after))
 
     @property
-    def cursor(self) -> Cursor | None:
-        """Behind what to go on. Raises InvalidCursor."""
-        return None if self.after is None else Cursor.parse(str(self.after))
+    def cursors(self) -> dict[str, Cursor]:
+        """Behind what to go on on which node. Raises InvalidCursor and InvalidName."""
+        if not isinstance(self.after, dict):
+            if self.after is not None:
+                raise InvalidCursor("without a `node`, `after` must be a map of nodes to cursors")
+            return {}
+        if len(self.after) > MAX_NODES:
+            raise InvalidCursor(f"`after` may have cursors of {MAX_NODES:,} nodes at the most")
+        return {check_node(node): Cursor.parse(str(cursor)) for node, cursor in self.after.items()}
 
     @property
     def records(self) -> int | None:
@@ -92,17 +127,8 @@ class Subscribe(_Message, frozen=True, kw_only=True, tag="subscribe", forbid_unk
         raise ValueError("`history` is all, none, or how many updates come first")
 
 
-class Unsubscribe(_Message, frozen=True, kw_only=True, tag="unsubscribe", forbid_unknown_fields=True):
-    """Follow a topic no longer."""
-
-    id: Id | None = None
-    node: str
-    job: str | None = None
-
-    @property
-    def topic(self) -> Topic:
-        """What is meant."""
-        return Topic(self.node, self.job)
+class Unsubscribe(_AboutSubject, frozen=True, kw_only=True, tag="unsubscribe", forbid_unknown_fields=True):
+    """Follow a topic no longer, or a job on all nodes, or the fleet."""
 
 
 class Ping(_Message, frozen=True, kw_only=True, tag="ping", forbid_unknown_fields=True):
@@ -123,12 +149,26 @@ class Subscribed(_Message, frozen=True, kw_only=True, tag="subscribed"):
     """It follows the topic from ``cursor`` on. ``head`` is the index of the topic's last update, -1 if there is none.
 
     ``log`` is the id of the node's log, left out where there is none yet. ``truncated``: older updates than those that
-    follow are no longer kept.
+    follow are no longer kept. Of a job on all nodes, there are instead the ``nodes`` that are known to run it; of the
+    fleet there is nothing.
     """
 
     id: Id | None = None
-    node: str
+    node: str | None = None
     job: str | None = None
+    log: str | None = None
+    epoch: int | None = None
+    head: int | None = None
+    cursor: str | None = None
+    truncated: bool | None = None
+    nodes: list[str] | None = None
+
+
+class Joined(_Message, frozen=True, kw_only=True, tag="joined"):
+    """It follows a job that is followed on all nodes on this one, too. The fields are those of Subscribed."""
+
+    node: str
+    job: str
     log: str | None = None
     epoch: int
     head: int
@@ -136,12 +176,19 @@ class Subscribed(_Message, frozen=True, kw_only=True, tag="subscribed"):
     truncated: bool
 
 
-class Live(_Message, frozen=True, kw_only=True, tag="live"):
-    """All that there was when it subscribed has been sent."""
+class Nodes(_Message, frozen=True, kw_only=True, tag="nodes"):
+    """The newest that is known of nodes of the fleet, whatever was said of them before."""
 
     node: str
+    nodes: list[NodeSummary]
+
+
+class Live(_Message, frozen=True, kw_only=True, tag="live"):
+    """All that there was when it subscribed has been sent. A topic has a cursor."""
+
+    node: str | None = None
     job: str | None = None
-    cursor: str
+    cursor: str | None = None
 
 
 class Gap(_Message, frozen=True, kw_only=True, tag="gap"):
@@ -172,10 +219,10 @@ class Reset(_Message, frozen=True, kw_only=True, tag="reset"):
 
 
 class Unsubscribed(_Message, frozen=True, kw_only=True, tag="unsubscribed"):
-    """It follows the topic no longer."""
+    """It follows the topic no longer, or the job on all nodes, or the fleet."""
 
     id: Id | None = None
-    node: str
+    node: str | None = None
     job: str | None = None
 
 
@@ -200,12 +247,23 @@ class Error(_Message, frozen=True, kw_only=True, tag="error"):
     job: str | None = None
 
 
-Answer = Subscribed | Live | Gap | Rewind | Reset | Unsubscribed | Pong | Error
+Answer = Subscribed | Joined | Nodes | Live | Gap | Rewind | Reset | Unsubscribed | Pong | Error
 
 
 def error(code: Code, message: str, **about: Any) -> Error:
     """An error. ``about`` is what it answers, or ends."""
     return Error(code=code.value, message=message, temporary=code.temporary, **about)
+
+
+def named(subject: Subject) -> dict[str, str | None]:
+    """The ``node`` and the ``job`` by which messages name what they are about."""
+    match subject:
+        case Topic(node, job):
+            return {"node": node, "job": job}
+        case JobAnywhere(job):
+            return {"job": job}
+        case Fleet():
+            return {"node": FLEET}
 
 
 def refusal(request: Request, code: Code, message: str) -> Error:
@@ -276,16 +334,27 @@ def _echoed(value: object, kind: Any) -> Any:
 def _checked(request: Request) -> Request:
     if isinstance(request, Ping):
         return request
-    if request.node == FLEET:
-        raise InvalidName(f"no node can be called {FLEET!r} here: that is kept for the whole fleet")
-    check_node(request.node)
-    if request.job is not None:
-        check_job(request.job)
+    subject = request.subject
     if isinstance(request, Subscribe):
         if request.after is not None and request.history is not None:
             raise ValueError("give either `after` or `history`: a cursor says already what comes first")
-        _ = request.cursor, request.records
+        match subject:
+            case Topic():
+                _ = request.cursor, request.records
+            case JobAnywhere():
+                _ = request.cursors, request.records
+            case Fleet() if request.after is not None or request.history is not None:
+                raise ValueError("the fleet has neither `after` nor `history`: the newest of each node comes first")
     return request
+
+
+def nodes_frame(nodes: list[NodeSummary], format: Format | None, deflate: bool) -> bytes:
+    """Summaries as a message of v1 or, for None, as messages of the plain endpoint, compressed or not."""
+    if format is not None:
+        frame = format.frame(Nodes(node=FLEET, nodes=nodes))
+        return deflated(frame) if deflate else frame
+    frames = [text_frame(_encode_json(node)) for node in nodes]
+    return b"".join(map(deflated, frames) if deflate else frames)
 
 
 @dataclass(frozen=True)

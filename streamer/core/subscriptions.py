@@ -1,21 +1,24 @@
-"""What a v1 connection may do with which topic: a table.
+"""What a v1 connection may do with which topic, job on all nodes, or fleet: a table.
 
-Theory of operation: of each topic, a connection is in one state. What a client asks for and what becomes of it are
+Theory of operation: of each subject, a connection is in one state. What a client asks for and what becomes of it are
 events, and each has in each state one outcome, another state or a refusal. Since requests are answered in order, one
-after another, a client's next request never meets a topic that is joining; the table says all the same what is then.
+after another, a client's next request never meets a subject that is joining; the table says all the same what is then.
+One thing lies across it: a job is followed either on all nodes or on single ones, so that each message about a job of a
+node belongs to one subscription.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 
-from streamer.core.names import Topic
+from streamer.core.names import JobAnywhere, Subject, Topic
 from streamer.core.protocol import Code
 
 
 class State(Enum):
-    """Where a connection stands with a topic."""
+    """Where a connection stands with a subject."""
 
     IDLE = "not subscribed"
     JOINING = "asked for, and not answered yet"
@@ -23,7 +26,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What happens to a topic on a connection."""
+    """What happens to a subject on a connection."""
 
     SUBSCRIBE = "the client asks for it"
     JOINED = "it follows from here on"
@@ -47,31 +50,55 @@ TABLE: dict[tuple[State, Event], State | Code] = {
 
 
 class Subscriptions:
-    """The topics of one connection, ``most`` of them at the same time."""
+    """The subjects of one connection, ``most`` of them at the same time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._states: dict[Topic, State] = {}
+        self._states: dict[Subject, State] = {}
+        self._jobs: Counter[str] = Counter()
+        """Of how many nodes a job is followed, each for itself."""
 
     def __len__(self) -> int:
         return len(self._states)
 
-    def __iter__(self) -> Iterator[Topic]:
+    def __iter__(self) -> Iterator[Subject]:
         return iter(self._states)
 
-    def state(self, topic: Topic) -> State:
-        """Where it stands with a topic."""
-        return self._states.get(topic, State.IDLE)
+    def state(self, subject: Subject) -> State:
+        """Where it stands with a subject."""
+        return self._states.get(subject, State.IDLE)
 
-    def meet(self, topic: Topic, event: Event) -> Code | None:
-        """Have something happen to a topic; return why it is refused, if it is: then it has no effect."""
-        outcome = TABLE[self.state(topic), event]
+    def meet(self, subject: Subject, event: Event) -> Code | None:
+        """Have something happen to a subject; return why it is refused, if it is: then it has no effect."""
+        outcome = TABLE[self.state(subject), event]
         if isinstance(outcome, Code):
             return outcome
         if outcome is State.IDLE:
-            del self._states[topic]
-        elif topic not in self._states and len(self._states) >= self._most:
+            del self._states[subject]
+            self._count(subject, -1)
+        elif subject in self._states:
+            self._states[subject] = outcome
+        elif self._crossed(subject):
+            return Code.ALREADY_SUBSCRIBED
+        elif len(self._states) >= self._most:
             return Code.TOO_MANY_TOPICS
         else:
-            self._states[topic] = outcome
+            self._states[subject] = outcome
+            self._count(subject, 1)
         return None
+
+    def _crossed(self, subject: Subject) -> bool:
+        """Whether a job is followed the other way already."""
+        match subject:
+            case Topic(_, str(job)):
+                return JobAnywhere(job) in self._states
+            case JobAnywhere(job):
+                return self._jobs[job] > 0
+        return False
+
+    def _count(self, subject: Subject, more: int) -> None:
+        match subject:
+            case Topic(_, str(job)):
+                self._jobs[job] += more
+                if not self._jobs[job]:
+                    del self._jobs[job]

@@ -16,6 +16,7 @@ from streamer.core.names import Topic
 from streamer.fanout.feed import Counts, Feed
 from streamer.fanout.following import Follower
 from streamer.fanout.locating import Position
+from streamer.fanout.lookouts import Lookouts
 from streamer.log.keys import Keys
 from streamer.log.reading import Reader
 from streamer.log.subscribing import Subscriber
@@ -124,6 +125,15 @@ class Hub:
         self._keys = keys
         self._rng = rng or Random()
         self._counts = Counts()
+        self.lookouts = Lookouts(
+            reader,
+            subscriber,
+            keys,
+            check_s=self.settings.check_s,
+            open_timeout_s=self.settings.open_timeout_s,
+            keep_s=self.settings.keep_s,
+            rng=self._rng,
+        )
         self._growth = 0
         self._slots: dict[Topic, _Slot] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -178,6 +188,7 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for topic in list(self._slots):
             self._retire(topic)
+        self.lookouts.close()
         await self._subscriber.aclose()
         await self.reader.aclose()
 
@@ -251,6 +262,7 @@ class Hub:
                 slot.feed.check(head, index)
 
     def _let_go(self, now: float) -> None:
+        self.lookouts.let_go(now)
         for topic, slot in list(self._slots.items()):
             if not slot.feed.watchers.behind:
                 slot.feed.older.forget()

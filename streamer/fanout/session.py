@@ -27,6 +27,12 @@ _FAILURES = {
 }
 
 
+def closing_of(failure: Failure, stall_s: float) -> tuple[int, str]:
+    """With which code a connection is closed where nothing more can be sent, and what is said of why."""
+    code, why = _FAILURES[failure]
+    return code, why.format(stall_s=stall_s)
+
+
 class Session(Follower):
     """A connection of the plain endpoint, or like one: whatever a client must be told is said by closing it.
 
@@ -78,8 +84,8 @@ class Session(Follower):
 
     def fail(self, failure: Failure) -> None:
         """Close the connection, and say why and how to go on."""
-        code, why = _FAILURES[failure]
-        self.close(code, f"{why.format(stall_s=self._stall_s)}; {self.how_to_go_on()}")
+        code, why = closing_of(failure, self._stall_s)
+        self.close(code, f"{why}; {self.how_to_go_on()}")
 
     def how_to_go_on(self, index: int | None = None) -> str:
         """Say to a client how it comes back behind an index, by default behind what it was sent."""

@@ -13,12 +13,14 @@ from websockets.protocol import State
 
 from streamer.core.permissions import EVERYTHING
 from streamer.core.protocol import Format
+from streamer.fanout.fleet_session import FleetSession
+from streamer.fanout.job_session import JobSession
 from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
 from streamer.gateway.conversation import Conversation
 from streamer.gateway.endings import Endings
 from streamer.gateway.http import answer_error
-from streamer.gateway.routes import Watch
+from streamer.gateway.routes import Plain
 
 HEAD_BYTES = 64 * 1024
 """Of a longer request's head, what has come is given to websockets, which has bounds of its own."""
@@ -42,10 +44,10 @@ class GatewayConnection(ServerConnection):
         self, connections: set[GatewayConnection], *args: Any, endings: Endings | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.watch: Watch | None = None
+        self.watch: Plain | None = None
         self.position: Position | None = None
         self.format: Format | None = None
-        self.session: Session | Conversation | None = None
+        self.session: Session | JobSession | FleetSession | Conversation | None = None
         self.permissions = EVERYTHING
         self._connections, self._endings = connections, endings
         self._held = bytearray()

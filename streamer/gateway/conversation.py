@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from websockets.asyncio.server import ServerConnection
@@ -15,29 +16,37 @@ from websockets.protocol import OPEN
 
 from streamer.core.errors import LogUnavailable
 from streamer.core.messages import TOO_SLOW
-from streamer.core.names import Topic
+from streamer.core.names import Fleet, JobAnywhere, Subject, Topic
 from streamer.core.permissions import EVERYTHING, Permissions
 from streamer.core.protocol import (
+    FLEET,
     Answer,
     Code,
     Error,
     Format,
+    Live,
     Ping,
     Pong,
     Request,
     Subscribe,
+    Subscribed,
     Unsubscribe,
     Unsubscribed,
     error,
+    named,
     refusal,
 )
 from streamer.core.rate import Rate, Verdict
 from streamer.core.subscriptions import Event, State, Subscriptions
 from streamer.fanout.closing import close_soon
+from streamer.fanout.fleet_feed import FleetFeed
+from streamer.fanout.fleet_watch import FleetWatch
 from streamer.fanout.following import Failure
 from streamer.fanout.hub import Hub
+from streamer.fanout.job_nodes import JobNodes
 from streamer.fanout.locating import Position
 from streamer.gateway.http import UNAVAILABLE
+from streamer.gateway.job_subscription import JobSubscription
 from streamer.gateway.subscription import Subscription
 
 WAITING_REQUESTS = 64
@@ -65,6 +74,9 @@ class _Waiting(NamedTuple):
     locating: asyncio.Task[Position] | None
 
 
+Followed = Subscription | JobSubscription | FleetWatch
+
+
 class Conversation:
     """A `websockets` server connection that speaks v1, for one event loop. Nobody else may close it while it is open.
 
@@ -83,7 +95,7 @@ class Conversation:
         self._connection, self._hub, self._format, self._limits = connection, hub, format, limits
         self._permissions = permissions
         self._topics = Subscriptions(limits.topics)
-        self._followed: dict[Topic, Subscription] = {}
+        self._followed: dict[Subject, Followed] = {}
         self._waiting: deque[_Waiting] = deque()
         self._answering: asyncio.Task[None] | None = None
         self._ended = False
@@ -142,20 +154,27 @@ class Conversation:
         """Begin to look up where a topic is joined, unless it is clear already that it is not going to be."""
         if not isinstance(request, Subscribe):
             return None
-        if self._topics.state(request.topic) is not State.IDLE or self._refusal(request) is not None:
+        topic = request.subject
+        if not isinstance(topic, Topic) or self._topics.state(topic) is not State.IDLE:
+            return None
+        if self._refusal(request, topic) is not None:
             return None
         if len(self._topics) + len(self._waiting) >= self._limits.topics:
             return None
-        return asyncio.get_running_loop().create_task(self._locate(request))
+        return asyncio.get_running_loop().create_task(self._locate(request, topic))
 
-    async def _locate(self, request: Subscribe) -> Position:
-        return await self._hub.locate(request.topic, request.cursor, request.records)
+    async def _locate(self, request: Subscribe, topic: Topic) -> Position:
+        return await self._hub.locate(topic, request.cursor, request.records)
 
-    def _refusal(self, request: Subscribe) -> Error | None:
-        """Why this client may not watch a topic, if it may not."""
-        if self._permissions.may_watch(request.topic):
+    def _refusal(self, request: Subscribe, subject: Subject) -> Error | None:
+        """Why this client may not watch something, if it may not.
+
+        Of a job on all nodes it is asked for the job as such, and then for the job on each node: a node that is refused
+        is left out.
+        """
+        if self._permissions.may_watch(subject):
             return None
-        return refusal(request, Code.FORBIDDEN, self._permissions.missing_for(request.topic))
+        return refusal(request, Code.FORBIDDEN, self._permissions.missing_for(subject))
 
     async def _answer_all(self) -> None:
         try:
@@ -192,54 +211,105 @@ class Conversation:
                     _drop(waiting.locating)
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
-        if self._topics.meet(request.topic, Event.UNSUBSCRIBE):
-            self._say(refusal(request, Code.NOT_SUBSCRIBED, f"{request.topic} is not subscribed to"))
+        subject = request.subject
+        if self._topics.meet(subject, Event.UNSUBSCRIBE):
+            self._say(refusal(request, Code.NOT_SUBSCRIBED, f"{subject} is not subscribed to"))
             return
-        self._followed.pop(request.topic).end()
+        self._followed.pop(subject).end()
         self._say(Unsubscribed(id=request.id, node=request.node, job=request.job))
 
     async def _subscribe(self, request: Subscribe, locating: asyncio.Task[Position] | None) -> None:
-        if refused := self._refusal(request):
+        subject = request.subject
+        if refused := self._refusal(request, subject):
             self._say(refused)
             return
-        topic = request.topic
-        if code := self._topics.meet(topic, Event.SUBSCRIBE):
-            self._say(refusal(request, code, self._why(code, topic)))
+        if code := self._topics.meet(subject, Event.SUBSCRIBE):
+            self._say(refusal(request, code, self._why(code, subject)))
             return
-        subscription = Subscription(self._connection, self._format, request, self._limits.stall_s, self._failed)
         try:
-            position = await (locating or self._locate(request))
-            await self._hub.join(subscription, position)
+            # Nothing is awaited once it has joined.
+            followed = await self._join(request, subject, locating)
         except LogUnavailable:
-            self._topics.meet(topic, Event.FAILED)
+            self._topics.meet(subject, Event.FAILED)
             self._say(refusal(request, Code.UNAVAILABLE, UNAVAILABLE))
+        else:
+            self._topics.meet(subject, Event.JOINED)
+            self._followed[subject] = followed
+
+    async def _join(self, request: Subscribe, subject: Subject, locating: asyncio.Task[Position] | None) -> Followed:
+        """Begin to follow. Raises LogUnavailable."""
+        match subject:
+            case Topic():
+                return await self._join_topic(request, subject, locating)
+            case JobAnywhere(job):
+                index = await self._hub.lookouts.job(job)
+                return self._begin_job(request, subject, index)
+            case Fleet():
+                return self._begin_fleet(request, subject, await self._hub.lookouts.fleet())
+
+    async def _join_topic(
+        self, request: Subscribe, topic: Topic, locating: asyncio.Task[Position] | None
+    ) -> Subscription:
+        subscription = Subscription(
+            self._connection, self._format, topic, request.cursor, self._limits.stall_s, self._topic_failed, request.id
+        )
+        try:
+            position = await (locating or self._locate(request, topic))
+            await self._hub.join(subscription, position)
         except BaseException:
             subscription.end()
             raise
-        else:
-            # Without an await since it has joined.
-            self._topics.meet(topic, Event.JOINED)
-            self._followed[topic] = subscription
+        return subscription
 
-    def _why(self, code: Code, topic: Topic) -> str:
+    def _begin_job(self, request: Subscribe, subject: JobAnywhere, index: JobNodes) -> JobSubscription:
+        subscription = JobSubscription(
+            self._connection,
+            self._hub,
+            self._format,
+            request,
+            self._limits.stall_s,
+            lambda topic: self._refusal(request, topic) is None,
+            self._say,
+            partial(self._failed, subject),
+        )
+        subscription.begin(index)
+        return subscription
+
+    def _begin_fleet(self, request: Subscribe, fleet: Fleet, feed: FleetFeed) -> FleetWatch:
+        watch = FleetWatch(
+            self._connection,
+            self._format,
+            self._limits.stall_s,
+            lambda: self._say(Live(node=FLEET)),
+            partial(self._failed, fleet),
+        )
+        self._say(Subscribed(id=request.id, node=FLEET))
+        watch.join(feed)
+        return watch
+
+    def _why(self, code: Code, subject: Subject) -> str:
         if code is Code.TOO_MANY_TOPICS:
             return f"a connection may have {self._limits.topics:,} topics at the same time"
-        return f"{topic} is subscribed to already"
+        if self._topics.state(subject) is State.IDLE:
+            return "a job can be subscribed to on all nodes or on single ones: the other is subscribed to already"
+        return f"{subject} is subscribed to already"
 
     # What becomes of subscriptions.
 
-    def _failed(self, subscription: Subscription, failure: Failure) -> None:
+    def _topic_failed(self, subscription: Subscription, failure: Failure) -> None:
+        self._failed(subscription.topic, failure)
+
+    def _failed(self, subject: Subject, failure: Failure) -> None:
         if failure is Failure.TOO_SLOW:
             self._too_slow()
             return
-        topic = subscription.topic
-        del self._followed[topic]
-        self._topics.meet(topic, Event.ENDED)
+        del self._followed[subject]
+        self._topics.meet(subject, Event.ENDED)
         if failure is Failure.UNREADABLE:
             code, message = Code.UNAVAILABLE, UNAVAILABLE
         else:
             code, message = Code.INTERNAL, "the gateway failed; subscribe again, with the last cursor"
-        self._say(error(code, message, node=topic.node, job=topic.job))
+        self._say(error(code, message, **named(subject)))
 
     def _too_slow(self) -> None:
         self.close(TOO_SLOW, f"too slow: nothing was taken for {self._limits.stall_s:g} s; {self.how_to_go_on()}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from streamer.core.cursor import MAX_INDEX, Cursor
-from streamer.core.errors import InvalidInput
+from streamer.core.errors import InvalidCursor, InvalidInput
 from streamer.core.names import Topic, check_job, check_node
 
 PUBLIC_FILES = {
@@ -25,6 +25,18 @@ class Watch(NamedTuple):
     topic: Topic
     after: Cursor | None
     history: int | None
+
+
+class WatchJob(NamedTuple):
+    """Follow a job on all nodes by WebSocket: from a cursor on those that have one, else as Watch."""
+
+    job: str
+    after: dict[str, Cursor]
+    history: int | None
+
+
+class WatchFleet(NamedTuple):
+    """Follow the fleet by WebSocket."""
 
 
 class Converse(NamedTuple):
@@ -54,7 +66,18 @@ class GiveFile(NamedTuple):
     file: str
 
 
-Route = Watch | Converse | ListNodes | ShowNode | ListUpdates | GiveFile
+Plain = Watch | WatchJob | WatchFleet
+"""What a plain endpoint sends."""
+
+Route = Plain | Converse | ListNodes | ShowNode | ListUpdates | GiveFile
+
+
+_FIXED: dict[tuple[str, ...], Route] = {
+    ("ws",): Converse(),
+    ("fleet",): WatchFleet(),
+    ("api", "nodes"): ListNodes(),
+}
+"""What has neither names nor a query."""
 
 
 class UnknownPath(Exception):
@@ -69,17 +92,18 @@ def parse_target(target: str) -> Route:
     path, _, query = target.partition("?")
     if file := PUBLIC_FILES.get(path):
         return GiveFile(file)
-    match _segments(path):
-        case ["ws"]:
-            _parameters(query, known=())
-            return Converse()
+    segments = _segments(path)
+    fixed = _FIXED.get(tuple(segments))
+    if fixed is not None:
+        _parameters(query, known=())
+        return fixed
+    match segments:
         case ["nodes", node]:
             return _watch(Topic(check_node(node)), query)
         case ["nodes", node, "jobs", job]:
             return _watch(Topic(check_node(node), check_job(job)), query)
-        case ["api", "nodes"]:
-            _parameters(query, known=())
-            return ListNodes()
+        case ["jobs", job]:
+            return _watch_job(check_job(job), query)
         case ["api", "nodes", node]:
             _parameters(query, known=())
             return ShowNode(check_node(node))
@@ -105,6 +129,22 @@ def _watch(topic: Topic, query: str) -> Watch:
     return Watch(topic, after, _history(given.get("history", "all")))
 
 
+def _watch_job(job: str, query: str) -> WatchJob:
+    pairs = _pairs(query, known=("after", "history"))
+    after = dict(_node_and_cursor(value) for name, value in pairs if name == "after")
+    given = _once([pair for pair in pairs if pair[0] != "after"])
+    if after and given:
+        raise InvalidInput("give either `after` or `history`: cursors say already what comes first")
+    return WatchJob(job, after, _history(given.get("history", "all")))
+
+
+def _node_and_cursor(value: str) -> tuple[str, Cursor]:
+    node, colon, cursor = value.rpartition(":")
+    if not colon:
+        raise InvalidCursor(f"{value[:80]!a} is no node and its cursor: give `after=NODE:CURSOR`, once for each node")
+    return check_node(node), Cursor.parse(cursor)
+
+
 def _updates(topic: Topic, query: str) -> ListUpdates:
     given = _parameters(query, known=("after",))
     return ListUpdates(topic, Cursor.parse(given["after"]) if "after" in given else None)
@@ -121,15 +161,23 @@ def _history(text: str) -> int | None:
 
 
 def _parameters(query: str, known: tuple[str, ...]) -> dict[str, str]:
+    return _once(_pairs(query, known))
+
+
+def _pairs(query: str, known: tuple[str, ...]) -> list[tuple[str, str]]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict") if query else []
     except ValueError:
         raise InvalidInput(f"the query {query[:80]!a} is not of the form name=value&name=value") from None
-    given = dict(pairs)
-    for name in given:
+    for name, _ in pairs:
         if name not in known:
             means = f"known here: {', '.join(known)}" if known else "none is known here"
             raise InvalidInput(f"unknown query parameter {name[:80]!a}; {means}")
+    return pairs
+
+
+def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    given = dict(pairs)
     if len(given) < len(pairs):
         raise InvalidInput("a query parameter may be given once")
     return given

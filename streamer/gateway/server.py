@@ -22,7 +22,9 @@ from websockets.typing import Subprotocol
 from streamer.core.errors import InvalidInput, LogUnavailable
 from streamer.core.messages import EXPIRED
 from streamer.core.protocol import Format
+from streamer.fanout.fleet_session import FleetSession
 from streamer.fanout.hub import Hub
+from streamer.fanout.job_session import JobSession
 from streamer.fanout.locating import Position
 from streamer.fanout.session import Session
 from streamer.gateway.access import PLAIN, Access, Refused, without_token
@@ -33,7 +35,7 @@ from streamer.gateway.endings import Endings
 from streamer.gateway.expiries import Expiries
 from streamer.gateway.http import UNAVAILABLE, answer_error, answer_file, answer_unavailable, wants_upgrade
 from streamer.gateway.internal import answer_internal
-from streamer.gateway.routes import Converse, GiveFile, UnknownPath, Watch, parse_target
+from streamer.gateway.routes import Converse, GiveFile, Plain, UnknownPath, Watch, WatchFleet, WatchJob, parse_target
 from streamer.gateway.settings import GatewaySettings
 from streamer.gateway.tls import server_context
 from streamer.log.reading import Reader
@@ -232,7 +234,7 @@ class Gateway:
             if isinstance(route, GiveFile):
                 return answer_file(route.file)
             permissions = self.access.authorize(request, route)
-            if not isinstance(route, Watch | Converse):
+            if not isinstance(route, Plain | Converse):
                 return await answer_api(self.hub.reader, route, permissions)
             if not wants_upgrade(request):
                 return answer_error(
@@ -251,7 +253,7 @@ class Gateway:
         except UnknownPath:
             return answer_error(
                 HTTPStatus.NOT_FOUND,
-                "nothing is here; WebSockets are at /nodes/NODE, /nodes/NODE/jobs/JOB and /ws, "
+                "nothing is here; WebSockets are at /nodes/NODE, /nodes/NODE/jobs/JOB, /jobs/JOB, /fleet and /ws, "
                 "the API is at /api/nodes",
             )
         except InvalidInput as error:
@@ -269,8 +271,14 @@ class Gateway:
         connection.protocol.max_message_size = self.settings.max_message_bytes
         return None
 
-    async def _locate(self, connection: GatewayConnection, watch: Watch) -> None:
-        connection.position = await self.hub.locate(watch.topic, watch.after, watch.history)
+    async def _locate(self, connection: GatewayConnection, watch: Plain) -> None:
+        match watch:
+            case Watch(topic, after, history):
+                connection.position = await self.hub.locate(topic, after, history)
+            case WatchJob(job):
+                await self.hub.lookouts.job(job)
+            case WatchFleet():
+                await self.hub.lookouts.fleet()
         connection.watch = watch
 
     def _complain(self, error: LogUnavailable) -> None:
@@ -323,9 +331,9 @@ class Gateway:
 
     async def _watch(self, connection: GatewayConnection) -> None:
         """Serve a connection of the plain endpoint until it is closed."""
-        assert connection.watch is not None
-        began = time.monotonic()
-        session = connection.session = Session(connection, connection.watch.topic, self.settings.hub.stall_s)
+        watch, began = connection.watch, time.monotonic()
+        assert watch is not None
+        session = connection.session = self._session_of(connection, watch)
         expires_at = connection.permissions.expires_at
         self._expiries.add(connection, expires_at)
         try:
@@ -342,11 +350,28 @@ class Gateway:
         finally:
             session.end()
             self._expiries.discard(connection, expires_at)
-            _log.debug("%s was watched for %.1f s", session.topic, time.monotonic() - began)
+            _log.debug("%s was watched for %.1f s", watch, time.monotonic() - began)
 
-    async def _join(self, session: Session, position: Position | None) -> None:
+    def _session_of(self, connection: GatewayConnection, watch: Plain) -> Session | JobSession | FleetSession:
+        stall_s = self.settings.hub.stall_s
+        match watch:
+            case Watch(topic):
+                return Session(connection, topic, stall_s)
+            case WatchJob(job, after, history):
+                permits = connection.permissions.may_watch
+                return JobSession(connection, self.hub, job, after, history, stall_s, permits)
+            case WatchFleet():
+                return FleetSession(connection, stall_s)
+
+    async def _join(self, session: Session | JobSession | FleetSession, position: Position | None) -> None:
         try:
-            await self.hub.join(session, position)
+            match session:
+                case Session():
+                    await self.hub.join(session, position)
+                case JobSession():
+                    session.begin(await self.hub.lookouts.job(session.job))
+                case FleetSession():
+                    session.begin(await self.hub.lookouts.fleet())
         except LogUnavailable as error:
             self._complain(error)
             session.close(CloseCode.TRY_AGAIN_LATER, UNAVAILABLE)
