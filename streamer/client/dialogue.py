@@ -170,19 +170,20 @@ class Dialogue:
                 return self._fail(message)
             case Subscribed():
                 return self._join(message)
-            case Unsubscribed(node=node, job=job):
+            case Unsubscribed(node=str(node), job=job):
                 self._followed.pop(Topic(node, job), None)
                 return None
             case Updates(node=node, job=job, updates=updates):
                 return self._hear(Topic(node, job), message.cursor, updates)
             case Gap(node=node, job=job) | Rewind(node=node, job=job) | Reset(node=node, job=job):
                 return self._hear(Topic(node, job), message.cursor, [message])
-            case Live(node=node, job=job):
-                return self._hear(Topic(node, job), message.cursor, [message])
+            case Live(node=str(node), job=job, cursor=str(cursor)):
+                return self._hear(Topic(node, job), cursor, [message])
+        return None  # of what this client does not ask for
 
     def _join(self, message: Subscribed) -> Joined | None:
         subscription = self._asked.pop(message.id, None) if isinstance(message.id, int) else None
-        if subscription is None:
+        if subscription is None or message.cursor is None:
             return None
         self._followed[subscription.topic] = subscription
         if not self._is_wanted(subscription):

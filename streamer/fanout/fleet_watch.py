@@ -110,7 +110,7 @@ class FleetWatch:
                         await connection.drain()
                 else:
                     await asyncio.sleep(0)  # one page, and it is another's turn
-                if self._feed is not None and not connection.paused and self._write_on(feed):
+                if not connection.paused and not self._ended and self._write_on(feed):
                     break
         except TimeoutError:
             self._fail(Failure.TOO_SLOW)

@@ -155,11 +155,7 @@ class Follower(ABC):
         connection = self.connection
         try:
             while not self._ended and connection.protocol.state is OPEN:
-                if connection.paused:
-                    async with asyncio.timeout(self._stall_s):
-                        await connection.drain()
-                else:
-                    await asyncio.sleep(0)  # one chunk, and it is another's turn
+                await self._wait_for_turn()
                 if self.index < feed.window.start:
                     chunk = await feed.read_back(self)
                     if not self._ended:
@@ -176,6 +172,16 @@ class Follower(ABC):
         except Exception:
             _log.exception("a session of %s failed", self.topic)
             self.fail(Failure.FAULT)
+
+    async def _wait_for_turn(self) -> None:
+        """Wait until the connection takes more, and others have had their turn. Raises TimeoutError and OSError."""
+        connection = self.connection
+        if not connection.paused:
+            await asyncio.sleep(0)
+        # Again and again: whoever else writes to it, and is woken first, may fill it.
+        while connection.paused:
+            async with asyncio.timeout(self._stall_s):
+                await connection.drain()
 
 
 def takes_deflated(connection: ServerConnection) -> bool:

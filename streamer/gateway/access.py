@@ -13,9 +13,10 @@ from websockets.headers import parse_subprotocol
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from streamer.core.names import Fleet, JobAnywhere, Subject
 from streamer.core.permissions import EVERYTHING, Permissions
 from streamer.gateway.http import answer_error
-from streamer.gateway.routes import Converse, ListNodes, ListUpdates, ShowNode, Watch
+from streamer.gateway.routes import Converse, ListNodes, ListUpdates, Plain, ShowNode, Watch, WatchFleet, WatchJob
 from streamer.gateway.tokens import TokenRefused, Tokens, TokenSettings
 
 BEARER = "bearer."
@@ -55,15 +56,16 @@ class Access:
         self._in_query = settings.in_query
         self._clock = clock
 
-    def authorize(self, request: Request, route: Watch | Converse | ListNodes | ShowNode | ListUpdates) -> Permissions:
+    def authorize(self, request: Request, route: Plain | Converse | ListNodes | ShowNode | ListUpdates) -> Permissions:
         """Return what a request's token allows, where that is enough for the route. Raises Refused.
 
-        In a conversation it is asked again for each topic.
+        In a conversation it is asked again for each topic, and of a job on all nodes for each node.
         """
         permissions = self.identify(request)
+        subject = _subject_of(route)
+        if subject is not None and not permissions.may_watch(subject):
+            raise _forbidden(permissions.missing_for(subject))
         match route:
-            case Watch(topic) | ListUpdates(topic) if not permissions.may_watch(topic):
-                raise _forbidden(permissions.missing_for(topic))
             case ShowNode(node) if not permissions.may_see_node(node):
                 raise _forbidden(f"the token does not allow node {node!r}: no pattern of its `nodes` fits")
         return permissions
@@ -95,6 +97,17 @@ class Access:
 def without_token(target: str) -> str:
     """A request's target without any token in its query: for all that may be shown or kept."""
     return _split(target)[0]
+
+
+def _subject_of(route: Plain | Converse | ListNodes | ShowNode | ListUpdates) -> Subject | None:
+    match route:
+        case Watch(topic) | ListUpdates(topic):
+            return topic
+        case WatchJob(job):
+            return JobAnywhere(job)
+        case WatchFleet():
+            return Fleet()
+    return None
 
 
 def _forbidden(sentence: str) -> Refused:

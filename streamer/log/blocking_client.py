@@ -83,13 +83,16 @@ class BlockingClient:
         Raises an error of the first that fails; others may have been run then.
         """
         groups: dict[Address, list[Request]] = {}
-        for request in requests:
-            groups.setdefault(self._server_of(request.keys[0]), []).append(request)
-        for address, (first, *others) in groups.items():
-            self.run(script, first)  # from then on, the server knows the script
-            again = self._run_together(self._server(address), script, others) if others else []
-            for request in again:
-                self.run(script, request)
+        try:
+            for request in requests:
+                groups.setdefault(self._server_of(request.keys[0]), []).append(request)
+            for address, (first, *others) in groups.items():
+                self.run(script, first)  # from then on, the server knows the script
+                for request in self._run_together(self._server(address), script, others) if others else []:
+                    self.run(script, request)
+        except (redis.RedisError, OSError):
+            self._forget()
+            raise
 
     def _run_together(self, server: Any, script: str, requests: Sequence[Request]) -> list[Request]:
         """Run a script in one write; return those requests that were answered with an error."""

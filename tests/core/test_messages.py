@@ -14,7 +14,16 @@ from websockets.frames import Opcode
 from websockets.protocol import CLIENT, OPEN, Protocol
 
 from streamer.core.cursor import Cursor
-from streamer.core.messages import DEFLATE_BITS, deflated, plain_frame, plain_message, text_frame
+from streamer.core.messages import (
+    DEFLATE_BITS,
+    MAX_REASON_BYTES,
+    PlainOfNode,
+    deflated,
+    fitting_reason,
+    plain_frame,
+    plain_message,
+    text_frame,
+)
 from streamer.core.records import Update
 
 json_values = st.recursive(
@@ -100,3 +109,24 @@ def test_a_message_looks_like_this() -> None:
         b'{"status":"started","state":{"job":"j","n":[1,null]},"timestamp":1700,'
         b'"index":8,"previous":5,"cursor":"ab12.3.8"}'
     ]
+
+
+@given(update=updates, node=st.text(max_size=80), compressed=st.booleans())
+def test_an_update_of_a_node_is_the_plain_message_with_the_node_before_it(
+    update: Update, node: str, compressed: bool
+) -> None:
+    frame = plain_frame("ab12", update)
+    encoding = PlainOfNode(node, compressed)
+    extensions = [PerMessageDeflate(True, False, 12, 12)] if compressed else []
+    [named] = receive(encoding.join(encoding.piece(frame), 1, update.cursor("ab12")), *extensions)
+    [plain] = receive(frame)
+    assert json.loads(named) == {"node": node, **json.loads(plain)}
+    assert next(iter(json.loads(named))) == "node"
+
+
+@given(st.text())
+def test_a_reason_is_cut_where_a_close_frame_has_no_more_room(reason: str) -> None:
+    fitting = fitting_reason(reason)
+    assert reason.startswith(fitting)
+    assert len(fitting.encode()) <= MAX_REASON_BYTES
+    assert fitting == reason or len(fitting.encode()) > MAX_REASON_BYTES - 4

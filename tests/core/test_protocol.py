@@ -15,9 +15,23 @@ from websockets.frames import Opcode
 from websockets.protocol import CLIENT, OPEN, Protocol
 
 from streamer.core.cursor import Cursor
+from streamer.core.fleet_view import NodeSummary
 from streamer.core.messages import plain_frame
-from streamer.core.names import Topic
-from streamer.core.protocol import Code, Error, Format, Ping, Pong, Request, Subscribe, Unsubscribe, Updates
+from streamer.core.names import Fleet, JobAnywhere, Subject, Topic
+from streamer.core.protocol import (
+    MAX_NODES,
+    Code,
+    Error,
+    Format,
+    Ping,
+    Pong,
+    Request,
+    Subscribe,
+    Unsubscribe,
+    Updates,
+    named,
+    nodes_frame,
+)
 from streamer.core.records import Update
 from tests.core.test_messages import json_values, receive, updates
 
@@ -89,9 +103,50 @@ def test_whatever_map_comes_is_understood_or_gets_an_error_that_says_what_it_ans
 def test_a_request_in_either_format_is_the_same(
     format: Format, node: str, job: str | None, id: str | int | None
 ) -> None:
-    for request in (Subscribe(node=node, job=job, id=id, after=5), Unsubscribe(node=node, job=job, id=id), Ping(id=id)):
+    requests = (
+        Subscribe(node=node, job=job, id=id, after=5),
+        Subscribe(job=job or node, id=id, after={node: 5, "n": "ab12.1.7"}),
+        Subscribe(node="*", id=id),
+        Unsubscribe(node=node, job=job, id=id),
+        Unsubscribe(job=job or node, id=id),
+        Ping(id=id),
+    )
+    for request in requests:
         found = understood(format, write(format, msgspec.to_builtins(request)))
         assert found == request or (isinstance(found, Error) and found.code == "invalid_name")
+
+
+@pytest.mark.parametrize(
+    ("said", "subject"),
+    [
+        ({"node": "n"}, Topic("n")),
+        ({"node": "n", "job": "j"}, Topic("n", "j")),
+        ({"job": "j"}, JobAnywhere("j")),
+        ({"node": "*"}, Fleet()),
+    ],
+)
+def test_node_and_job_say_what_a_request_is_about(said: dict[str, str], subject: Subject) -> None:
+    for kind in (Subscribe, Unsubscribe):
+        assert kind(**said).subject == subject
+    assert {name: value for name, value in named(subject).items() if value is not None} == said
+
+
+def test_cursors_of_too_many_nodes_are_refused() -> None:
+    for many, refused in ((MAX_NODES, False), (MAX_NODES + 1, True)):
+        said = {"op": "subscribe", "job": "j", "after": {str(n): n for n in range(many)}}
+        assert isinstance(Format.JSON.parse(json.dumps(said)), Error) is refused
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+def test_summaries_are_one_message_of_v1_and_many_of_the_plain_endpoint(deflated: bool) -> None:
+    nodes = [NodeSummary(node=str(n), last_seen=n, status="s" * 200, index=n) for n in range(3)]
+    told = [{"node": str(n), "last_seen": n, "status": "s" * 200, "index": n} for n in range(3)]
+    for format in Format:
+        frame = nodes_frame(nodes, format, deflated)
+        assert read(format, frame, deflated=deflated) == {"op": "nodes", "node": "*", "nodes": told}
+    plain = nodes_frame(nodes[:1], None, deflated)
+    assert read(Format.JSON, plain, deflated=deflated) == told[0]
+    assert nodes_frame(nodes, None, deflated) == b"".join(nodes_frame([node], None, deflated) for node in nodes)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,20 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streamer.core.names import Topic
+from streamer.core.names import Fleet, JobAnywhere, Subject, Topic
 from streamer.core.protocol import Code
 from streamer.core.subscriptions import TABLE, Event, State, Subscriptions
 
-topics = st.builds(Topic, st.sampled_from("ab"), st.sampled_from([None, "j"]))
+topics = st.builds(Topic, st.sampled_from("ab"), st.sampled_from([None, "j", "k"]))
+subjects = topics | st.builds(JobAnywhere, st.sampled_from("jk")) | st.just(Fleet())
+
+
+def crossed(subject: Subject, other: Subject) -> bool:
+    """Whether both are of one job, the one on all nodes and the other on a single one."""
+    match subject, other:
+        case (JobAnywhere(job), Topic(_, one)) | (Topic(_, one), JobAnywhere(job)):
+            return job == one
+    return False
 
 
 class SubscriptionsAgainstASet(RuleBasedStateMachine):
@@ -22,14 +31,14 @@ class SubscriptionsAgainstASet(RuleBasedStateMachine):
     def connect(self, most: int) -> None:
         self.most = most
         self.subscriptions = Subscriptions(most)
-        self.watched: set[Topic] = set()
-        self.joining: Topic | None = None
+        self.watched: set[Subject] = set()
+        self.joining: Subject | None = None
 
     @precondition(lambda self: self.joining is None)
-    @rule(topic=topics)
-    def subscribe(self, topic: Topic) -> None:
+    @rule(topic=subjects)
+    def subscribe(self, topic: Subject) -> None:
         code = self.subscriptions.meet(topic, Event.SUBSCRIBE)
-        if topic in self.watched:
+        if topic in self.watched or any(crossed(topic, other) for other in self.watched):
             assert code is Code.ALREADY_SUBSCRIBED
         elif len(self.watched) == self.most:
             assert code is Code.TOO_MANY_TOPICS
@@ -47,8 +56,8 @@ class SubscriptionsAgainstASet(RuleBasedStateMachine):
         self.joining = None
 
     @precondition(lambda self: self.joining is None)
-    @rule(topic=topics)
-    def unsubscribe(self, topic: Topic) -> None:
+    @rule(topic=subjects)
+    def unsubscribe(self, topic: Subject) -> None:
         code = self.subscriptions.meet(topic, Event.UNSUBSCRIBE)
         assert code is (None if topic in self.watched else Code.NOT_SUBSCRIBED)
         self.watched.discard(topic)

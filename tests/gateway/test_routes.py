@@ -14,6 +14,7 @@ from streamer.core.errors import InvalidInput, InvalidName
 from streamer.core.names import ALL, Topic, check_node
 from streamer.gateway.routes import (
     PUBLIC_FILES,
+    Converse,
     GiveFile,
     ListNodes,
     ListUpdates,
@@ -21,6 +22,8 @@ from streamer.gateway.routes import (
     ShowNode,
     UnknownPath,
     Watch,
+    WatchFleet,
+    WatchJob,
     parse_target,
 )
 
@@ -55,6 +58,13 @@ names = st.text(min_size=1, max_size=80).filter(_is_name)
         ("/nodes/n?history=0", Watch(Topic("n"), None, 0)),
         ("/nodes/n/jobs/j?history=25", Watch(JOB, None, 25)),
         (f"/nodes/n?history={MAX_INDEX}", Watch(Topic("n"), None, MAX_INDEX)),
+        ("/jobs/j", WatchJob("j", {}, None)),
+        ("/jobs/j?history=3", WatchJob("j", {}, 3)),
+        (f"/jobs/j?after=n:{TOKEN}", WatchJob("j", {"n": CURSOR}, None)),
+        (f"/jobs/j?after=a:b:{TOKEN}&after=n%2F:7", WatchJob("j", {"a:b": CURSOR, "n/": Cursor("", 0, 7)}, None)),
+        ("/fleet", WatchFleet()),
+        ("/fleet?", WatchFleet()),
+        ("/ws", Converse()),
         ("/api/nodes", ListNodes()),
         ("/api/nodes/n", ShowNode("n")),
         ("/api/nodes/n/updates", ListUpdates(Topic("n"), None)),
@@ -149,6 +159,13 @@ def test_all_is_no_job(target: str) -> None:
         (f"/nodes/n?after=ab.1.{MAX_INDEX + 1}", "beyond the greatest possible"),
         ("/nodes/n?after=" + "9" * 5000, "is no cursor"),
         ("/api/nodes/n/updates?after=x", "'x' is no cursor"),
+        (f"/jobs/j?after={TOKEN}", "give `after=NODE:CURSOR`"),
+        ("/jobs/j?after=n:x", "'x' is no cursor"),
+        (f"/jobs/j?after=:{TOKEN}", "a node's name cannot be empty"),
+        (f"/jobs/j?after=n:{TOKEN}&history=1", "give either"),
+        ("/jobs/j?history=1&history=1", "may be given once"),
+        ("/jobs/all", "cannot be 'all'"),
+        ("/fleet?history=1", "unknown query parameter"),
         ("/nodes/n?history=", "`history` is all, none, or how many"),
         ("/nodes/n?history=-1", "'-1' is none of these"),
         ("/nodes/n?history=1.5", "'1.5' is none of these"),
@@ -191,6 +208,10 @@ def test_a_bad_query_gets_a_sentence(target: str, sentence: str) -> None:
         "/readyz",
         "/metrics",
         "/ws/",
+        "/fleet/",
+        "/jobs",
+        "/jobs/j/",
+        "/jobs/j/nodes/n",
         "http://host/nodes/n",
     ],
 )
@@ -206,6 +227,7 @@ def test_elsewhere_is_nothing(target: str) -> None:
 def test_every_name_comes_back_from_its_percent_encoded_path(node: str, job: str) -> None:
     node_path, job_path = quote(node, safe=""), quote(job, safe="")
     assert parse_target(f"/nodes/{node_path}") == Watch(Topic(node), None, None)
+    assert parse_target(f"/jobs/{job_path}?after={node_path}:7") == WatchJob(job, {node: Cursor("", 0, 7)}, None)
     assert parse_target(f"/nodes/{node_path}/jobs/{job_path}") == Watch(Topic(node, job), None, None)
     assert parse_target(f"/api/nodes/{node_path}") == ShowNode(node)
     assert parse_target(f"/api/nodes/{node_path}/jobs/{job_path}/updates") == ListUpdates(Topic(node, job), None)
