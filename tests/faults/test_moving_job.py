@@ -20,7 +20,7 @@ from streamer.core.cursor import Cursor
 from streamer.log.keys import Keys
 from tests.clusters import Cluster
 from tests.commands import environment, updates
-from tests.faults.watchers import DEADLINE_S, eventually
+from tests.faults.watchers import DEADLINE_S, NEVER_S, eventually
 from tests.gateways import GatewayProcess
 from tests.servers import RedisServer
 
@@ -140,7 +140,8 @@ async def test_a_job_is_followed_while_its_nodes_are_killed_and_so_are_gateways(
 ) -> None:
     follower = kind(f"job-{node}")
     nodes = [f"{node}-{name}" for name in "abcab"]
-    with GatewayProcess(store.url) as first, GatewayProcess(store.url) as second:
+    options = "--check-s", NEVER_S
+    with GatewayProcess(store.url, *options) as first, GatewayProcess(store.url, *options) as second:
         async with follower.at(first):
             for name in nodes[:2]:
                 with running(store, name, follower.job):
@@ -159,7 +160,7 @@ async def test_a_job_is_followed_while_its_nodes_are_killed_and_so_are_gateways(
 
 async def test_a_new_node_is_followed_though_the_master_of_the_index_dies(node: str) -> None:
     follower = V1Follower(f"job-{node}")
-    with Cluster() as cluster, GatewayProcess(cluster.url) as gateway:
+    with Cluster() as cluster, GatewayProcess(cluster.url, "--check-s", NEVER_S) as gateway:
         index = Keys().job(follower.job)
         master = cluster.master_of(index)
         nodes = _not_on(cluster, index, node)

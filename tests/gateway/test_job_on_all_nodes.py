@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
@@ -49,6 +49,13 @@ class Job:
 
     def path(self, query: str = "") -> str:
         return f"/jobs/{quote(self.name, safe='')}{query}"
+
+
+@pytest.fixture
+async def gateway(valkey: RedisServer) -> AsyncIterator[Gateway]:
+    """One that finds nothing by looking: all that it knows it was told."""
+    async with serving(valkey, hub=HubSettings(check_s=NEVER_S)) as gateway:
+        yield gateway
 
 
 @pytest.fixture

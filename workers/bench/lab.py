@@ -61,12 +61,15 @@ class Lab:
 
 def forget(redis_url: str, keys: Keys, node: str, jobs: Iterable[str], writers: Iterable[str] = ()) -> None:
     """Remove a node's traces from a Redis, and of its writers those that are named; or say that they stay."""
+    jobs = list(jobs)
     lists = [keys.records(Topic(node)), *(keys.records(Topic(node, job)) for job in jobs)]
     numbers = [keys.writer(node, writer) for writer in writers]
     try:
         with unavailable_as_error(redis_url), BlockingClient(redis_url) as client:
             client.ask_one(keys.log(node), "DEL", keys.log(node), keys.jobs(node), *lists, *numbers)
             client.ask_one(keys.fleet, "HDEL", keys.fleet, node)
+            for index in map(keys.job, jobs):
+                client.ask_one(index, "ZREM", index, node)
     except LogUnavailable as error:
         say(f"what node {node} has published stays: {error}")
 

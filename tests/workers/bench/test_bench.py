@@ -112,6 +112,9 @@ def test_what_it_is_told_to_use_it_uses_and_leaves_no_trace(valkey: RedisServer,
             # A writer's number expires by itself.
             assert [key for key in client.scan_iter(match="*bench-*") if b":writer:" not in key] == []
             assert [node for node in client.hkeys("streamer:fleet") if b"bench-" in node] == []
+            assert [
+                key for key in client.scan_iter("streamer:job:*") if b"bench-" in b"".join(client.zrange(key, 0, -1))
+            ] == []
 
 
 def test_an_own_gateway_may_have_a_running_redis_and_options(valkey: RedisServer) -> None:
