@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streamer.core.errors import LogUnavailable
 from streamer.fanout.job_nodes import JobNodes
@@ -53,6 +53,7 @@ class JobNodesAgainstAnIndex(RuleBasedStateMachine):
         self.loop.call_soon(self._open)
         self.loop.turn(5)
         self.follows: list[Follows] = []
+        self.delivered: set[str] = set()
 
     def _open(self) -> None:
         redis: Any = self.redis
@@ -68,9 +69,12 @@ class JobNodesAgainstAnIndex(RuleBasedStateMachine):
     @rule()
     def be_flushed(self) -> None:
         self.redis.index.clear()
+        self.delivered.clear()
 
     @rule(count=st.integers(1, 2))
     def deliver(self, count: int) -> None:
+        come = {message.decode() for message in self.redis.subscriptions[CHANNEL].in_flight[:count]}
+        self.delivered |= come & set(self.redis.index)
         self.loop.call_soon(self.redis.deliver, CHANNEL, count)
         self.loop.turn(3)
 
@@ -106,6 +110,10 @@ class JobNodesAgainstAnIndex(RuleBasedStateMachine):
     @rule()
     def follow(self) -> None:
         self.follows.append(Follows(self.nodes))
+
+    @invariant()
+    def what_was_heard_of_is_known(self) -> None:
+        assert self.delivered <= set(self.nodes.nodes)
 
     def teardown(self) -> None:
         for subscription in self.redis.subscriptions.values():
@@ -148,3 +156,15 @@ def test_where_redis_refuses_the_channel_it_is_said_to_who_waits() -> None:
     assert nodes.failed
     nodes.close()
     loop.close()
+
+
+def test_what_is_heard_while_the_index_is_read_is_not_lost_with_an_older_answer() -> None:
+    machine = JobNodesAgainstAnIndex()
+    machine.confirm()
+    machine.answer("look")
+    machine.run_the_job("a", published=True)
+    machine.deliver(1)
+    machine.answer("arrive")
+    assert list(machine.nodes.nodes) == ["a"]
+    machine.what_was_heard_of_is_known()
+    machine.teardown()

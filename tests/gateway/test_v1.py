@@ -17,6 +17,8 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from streamer.core.protocol import Updates
+from streamer.core.window import Chunk
+from streamer.fanout.following import Follower
 from streamer.fanout.hub import HubSettings
 from streamer.gateway.conversation import WAITING_REQUESTS, Conversation
 from streamer.gateway.server import Gateway
@@ -517,3 +519,26 @@ async def test_a_client_that_leaves_while_it_is_subscribing_leaves_nothing_behin
         writer.transport.abort()
     await eventually("they are gone", lambda: not gateway._connections)
     await eventually("nobody follows", lambda: not any(slot.feed.watchers for slot in gateway.hub._slots.values()))
+
+
+async def test_many_topics_on_a_connection_hold_no_more_for_a_slow_client_than_one(
+    gateway: Gateway, publisher: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, held = [f"job-{n}" for n in range(60)], []
+    write = Follower._write
+
+    def look_and_write(follower: Follower, chunk: Chunk) -> None:
+        write(follower, chunk)
+        held.append(follower.unsent_bytes)
+
+    for job in jobs:
+        publisher.publish(*({"job": job, "text": "x" * 10 * KIB} for _ in range(30)))
+    monkeypatch.setattr(Follower, "_write", look_and_write)
+    async with talking(gateway, max_queue=1) as client:
+        for job in jobs:
+            await client.say("subscribe", node=publisher.name, job=job)
+        found: list[str] = []
+        while found.count("live") < len(jobs):
+            found.append((await client.hear())["op"])
+    assert len(held) > 2 * len(jobs)
+    assert max(held) < 400 * KIB
