@@ -63,6 +63,8 @@ class FakeRedis:
 
     def __init__(self, log: ModelLog) -> None:
         self.log = log
+        self.index: list[str] = []
+        """The nodes that run any job."""
         self.reads = 0
         self.questions: list[Question] = []
         self.subscriptions: dict[str, Subscription] = {}
@@ -77,6 +79,9 @@ class FakeRedis:
 
     async def heads(self, topics: Sequence[Topic]) -> list[Head | None]:
         return cast(list[Head | None], await self._ask(lambda _: [self.log.look(topic) for topic in topics]))
+
+    async def nodes_of(self, job: str) -> list[str]:
+        return cast(list[str], await self._ask(lambda _: list(self.index)))
 
     def _ask(self, look: Callable[[int], Any]) -> asyncio.Future[Any]:
         self.reads += 1

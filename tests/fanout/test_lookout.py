@@ -21,17 +21,6 @@ CHANNEL = Keys().job(JOB)
 EVERY_S = 5.0
 
 
-class Indexed(FakeRedis):
-    """A Redis with one job's index."""
-
-    def __init__(self) -> None:
-        super().__init__(ModelLog(keep=1))
-        self.index: list[str] = []
-
-    async def nodes_of(self, job: str) -> list[str]:
-        return cast(list[str], await self._ask(lambda _: list(self.index)))
-
-
 class Follows:
     """Whoever follows: what it found, and what appeared."""
 
@@ -49,7 +38,7 @@ class JobNodesAgainstAnIndex(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = StillLoop()
-        self.redis = Indexed()
+        self.redis = FakeRedis(ModelLog(keep=1))
         self.loop.call_soon(self._open)
         self.loop.turn(5)
         self.follows: list[Follows] = []
@@ -138,7 +127,7 @@ TestJobNodesAgainstAnIndex.settings = settings(max_examples=150, stateful_step_c
 
 
 def test_where_redis_refuses_the_channel_it_is_said_to_who_waits() -> None:
-    loop, redis = StillLoop(), Indexed()
+    loop, redis = StillLoop(), FakeRedis(ModelLog(keep=1))
 
     async def refuse(channel: str, listener: object) -> None:
         raise LogUnavailable("no right")

@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from websockets.asyncio.client import connect as websocket
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
 from streamer.core import protocol
@@ -24,6 +26,7 @@ from tests.servers import RedisServer
 
 FORMATS = pytest.mark.parametrize("format", [JSON, MSGPACK])
 NEVER_S = 3600.0
+NO_TAKEOVER = ClientPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
 
 
 class Job:
@@ -37,14 +40,14 @@ class Job:
         """A node's whole name."""
         return f"{self.name}-{name}"
 
-    def run(self, name: str, count: int = 1, *, keep: int = 10_000) -> Node:
+    def run(self, name: str, count: int = 1, *, keep: int = 10_000, **state: object) -> Node:
         """Have a node run it, and publish so many updates."""
         node = self._nodes.get(name)
         if node is None:
             node = self._nodes[name] = self._stack.enter_context(publishing(self._store, self.node(name), keep))
             node.announce([self.name], 100)
         if count:
-            node.count(count, job=self.name)
+            node.count(count, job=self.name, **state)
         return node
 
     def path(self, query: str = "") -> str:
@@ -357,3 +360,24 @@ async def test_a_client_that_says_anything_on_the_plain_endpoint_is_closed(gatew
         async with connect(gateway, target) as plain:
             await plain.send(json.dumps({"op": "ping"}))
             assert (await end(plain)).code == 1003
+
+
+async def test_who_watches_is_told_how_to_go_on_when_the_gateway_stops(valkey: RedisServer, job: Job) -> None:
+    job.run("a")
+    async with serving(valkey) as gateway, connect(gateway, job.path()) as plain, connect(gateway, "/fleet") as fleet:
+        await receive(plain, 1)
+        await gateway.stop(0)
+        for client, reason in ((plain, "go on with the last cursor of each node"), (fleet, "come back")):
+            ended = await end(client)
+            assert (ended.code, ended.reason) == (1012, f"service restart; {reason}")
+
+
+async def test_compressed_it_is_the_same(valkey: RedisServer, job: Job) -> None:
+    job.run("a", 20)
+    async with serving(valkey, compress=True) as gateway, connect(gateway, job.path()) as plain:
+        expected = await receive(plain, 20)
+        url = f"ws://127.0.0.1:{gateway.port}{job.path()}"
+        async with websocket(url, extensions=[NO_TAKEOVER]) as compressed:
+            assert await receive(compressed, 20) == expected
+            job.run("b", 3, text="x" * 500)
+            assert await receive(compressed, 3) == await receive(plain, 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.protocol import State
 
+from streamer.core.names import JobAnywhere, Subject, Topic
 from streamer.core.protocol import Format
 from streamer.gateway import conversation as conversation_module
 from streamer.gateway.conversation import Conversation, Limits
@@ -22,7 +22,9 @@ from tests.gateway.test_v1_delivery import messages
 from tests.gateway.v1 import check
 
 TOPICS = 2
-jobs = st.sampled_from([None, "a", "b", "c"])
+subjects = st.sampled_from(
+    [{"node": "n"}, {"node": "n", "job": "a"}, {"node": "n", "job": "b"}, {"job": "a"}, {"job": "c"}]
+)
 
 
 @dataclass
@@ -60,13 +62,13 @@ def conversing(house: House, messages_s: float = 1e6) -> tuple[Conversation, Fak
     return conversation, connection, client
 
 
-def requests(op: str) -> Callable[[str | None, int], dict[str, Any]]:
-    return lambda job, id: {"op": op, "id": id, "node": "n", **({} if job is None else {"job": job})}
-
-
 said = st.one_of(
-    st.builds(requests("subscribe"), jobs, st.integers(0, 99)),
-    st.builds(requests("unsubscribe"), jobs, st.integers(0, 99)),
+    st.builds(
+        lambda op, about, id: {"op": op, "id": id, **about},
+        st.sampled_from(["subscribe", "unsubscribe"]),
+        subjects,
+        st.integers(0, 99),
+    ),
     st.builds(lambda id: {"op": "ping", "id": id}, st.integers(0, 99)),
     json_values,
 )
@@ -77,8 +79,9 @@ said = st.one_of(
 def test_each_message_has_its_answer_in_order(said: list[tuple[Any, int]]) -> None:
     with built() as house:
         house.append("a", 3)
+        house.redis.index = ["n"]
         conversation, _, client = conversing(house)
-        watched: set[str | None] = set()
+        watched: set[Subject] = set()
         expected = []
         for message, turns in said:
             house.loop.call_soon(conversation.receive, msgspec.json.encode(message).decode())
@@ -91,30 +94,79 @@ def test_each_message_has_its_answer_in_order(said: list[tuple[Any, int]]) -> No
             assert answer[0] == op
             assert answer[2] in codes
             assert id is None or answer[1] == id
-        assert {topic.job for topic in conversation._followed} == watched
+        assert set(conversation._followed) == watched
         conversation.end()
         assert house.hub.statistics().live == house.hub.statistics().behind == 0
         assert not client.ends
 
 
-def _expected(message: Any, watched: set[str | None]) -> tuple[str, int | None, set[str | None]]:
+def _expected(message: Any, watched: set[Subject]) -> tuple[str, int | None, set[str | None]]:
     """The answer's op, id and possible codes, of a client that follows so much."""
     if not isinstance(message, dict) or message.get("op") not in ("subscribe", "unsubscribe", "ping"):
         return "error", None, {"invalid_message", "unknown_op"}
     op, id, job = message["op"], message.get("id"), message.get("job")
     if op == "ping":
         return "pong", id, {None}
+    subject = Topic("n", job) if "node" in message else JobAnywhere(job)
     if op == "unsubscribe":
-        if job not in watched:
+        if subject not in watched:
             return "error", id, {"not_subscribed"}
-        watched.remove(job)
+        watched.remove(subject)
         return "unsubscribed", id, {None}
-    if job in watched:
+    crossing = {Topic("n", job), JobAnywhere(job)} if job is not None else {subject}
+    if crossing & watched:
         return "error", id, {"already_subscribed"}
     if len(watched) == TOPICS:
         return "error", id, {"too_many_topics"}
-    watched.add(job)
+    watched.add(subject)
     return "subscribed", id, {None}
+
+
+def following(house: House) -> tuple[Conversation, Client]:
+    """A client that follows job a on all nodes, and has been told that it does."""
+    house.redis.index = ["n"]
+    conversation, _, client = conversing(house)
+    house.loop.call_soon(conversation.receive, '{"op":"subscribe","job":"a"}')
+    house.loop.turn(10)
+    while not client.heard:
+        house.settle(1)
+    return conversation, client
+
+
+def test_a_node_that_cannot_be_read_on_ends_its_job_which_can_be_subscribed_to_again() -> None:
+    with built() as house:
+        house.use(replace(SETTINGS, memory_bytes=1))
+        house.append("a", 50)
+        conversation, client = following(house)
+        while client.heard[-1]["op"] != "joined":
+            house.settle(1)
+        house.redis.fail_all()
+        house.loop.turn(10)
+        ended = client.heard[-1]
+        assert (ended["op"], ended["code"], ended["job"]) == ("error", "unavailable", "a")
+        assert not {"node", "re"} & set(ended)
+        house.loop.call_soon(conversation.receive, '{"op":"subscribe","job":"a","id":2}')
+        house.loop.turn(10)
+        house.settle(10)
+        assert [message["op"] for message in client.heard[3:]] == ["subscribed", "joined", "updates", "live"]
+        conversation.end()
+        assert not house.hub.lookouts._kept[JobAnywhere("a")].followed
+
+
+def test_a_node_that_cannot_be_joined_is_tried_again_and_only_then_it_is_live() -> None:
+    with built() as house:
+        house.append("a", 3)
+        conversation, client = following(house)
+        for _ in range(3):
+            house.loop.turn(10)
+            house.pass_time(6)
+        assert [message["op"] for message in client.heard] == ["subscribed"]
+        house.pass_time(10)
+        house.settle(10)
+        house.pass_time(10)
+        house.settle(10)
+        assert [message["op"] for message in client.heard] == ["subscribed", "joined", "updates", "live"]
+        conversation.end()
 
 
 def test_several_topics_are_looked_up_at_the_same_time() -> None:

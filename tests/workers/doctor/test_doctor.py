@@ -152,7 +152,7 @@ def test_appends_that_are_refused_are_told_with_the_servers_words(good_store: Re
     ("rules", "title", "words"),
     [
         ("~* &* +@all -rpush", "rights to commands", "may not run rpush (nodes)"),
-        ("~* &* +@all -zrevrange -hgetall", "rights to commands", "may not run hgetall, zrevrange (gateways)"),
+        ("~* &* +@all -zrevrange -hscan", "rights to commands", "may not run hscan, zrevrange (gateways)"),
         ("~* &* +@all -evalsha", "rights to commands", "may not run evalsha (nodes and gateways)"),
         ("~other:* &* +@all", "rights to keys", "streamer:fleet"),
         ("~* &other:* +@all", "rights to channels", ":all"),
