@@ -45,6 +45,7 @@ def needs(keys: Keys, node: str, sharded: bool, role: str = "both") -> list[Need
     their arguments or the key's type, which is looked at after the rights.
     """
     log, every, jobs, writer = node_keys(keys, node)
+    index = keys.job(node)  # of a job that nobody knows either
     nodes: list[tuple[str | int, ...]] = [
         ("SET", writer, 0, "EX", EXPIRE_S),
         ("GET", writer),
@@ -57,9 +58,10 @@ def needs(keys: Keys, node: str, sharded: bool, role: str = "both") -> list[Need
         ("PERSIST", every),
         ("ZRANGE", jobs, 0, 1),
         ("ZREM", jobs, ""),
-        ("ZADD", keys.job(node), "XX", 0, ""),
-        ("ZREMRANGEBYRANK", jobs, 1, 0),
-        ("TTL", jobs),
+        ("EVAL", "return 1", 1, index),
+        ("ZADD", index, "XX", 0, ""),
+        ("ZREMRANGEBYRANK", index, 1, 0),
+        ("TTL", index),
         ("RPUSH", writer, ""),
         ("EXISTS", every),
         ("INFO", "replication"),
