@@ -16,7 +16,7 @@ _GAUGES = {
     "spilled": "Those of them that are on the disk alone.",
     "adopted": "Those of them that are of processes of the node that have ended.",
     "oldest_pending_seconds": "For how many seconds the oldest of them has been waiting.",
-    "epoch": "How many servers have carried the node's log, as it was last heard of: one more after each failover.",
+    "epoch": "The epoch of the node's log, as it was last heard of: greater after each failover or restart.",
     "fenced": "1 where another process has claimed the node.",
 }
 _COUNTERS = {

@@ -118,7 +118,7 @@ class Sender:
             return 0
         now = time.monotonic()
         waits = [max(0.0, lane.heard_at + CHECK_S - now) for lane in self.lanes.keeping]
-        if (look_s := self.lanes.look_due_in_s(now)) is not None:
+        if self.fenced is None and (look_s := self.lanes.look_due_in_s(now)) is not None:
             waits.append(look_s)
         if (summary_s := self._summary_due_in_s(now)) is not None:
             waits.append(summary_s)
@@ -130,7 +130,8 @@ class Sender:
 
     def _send(self, log: NodeLog) -> None:
         now = time.monotonic()
-        if self.lanes.look_due_in_s(now) == 0:
+        # While another has the node, it is for that one to take them over, whose updates are not refused.
+        if self.fenced is None and self.lanes.look_due_in_s(now) == 0:
             self._adopt()
         with self.changed:
             next_ = self.lanes.next_batch(now)

@@ -23,6 +23,7 @@ from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
 from streamer.core.records import Update, unpack_message
 from streamer.core.window import Chunk, Outcome, Window, blocks_of
+from streamer.fanout.fresh_reads import read_fresh
 from streamer.fanout.locating import Locator
 from streamer.fanout.older import Found, Gone, Nothing, Older
 from streamer.fanout.unheard import Unheard
@@ -281,7 +282,8 @@ class Feed:
         raise AssertionError("the waits never end")
 
     def _read_page(self) -> Awaitable[Page]:
-        return self._reader.read(self.topic, self.window.cursor)
+        mine = self.window.cursor
+        return read_fresh(lambda: self._reader.read(self.topic, mine), mine)
 
     def _extend(self, page: Page) -> bool:
         """Take a page in; return whether another must be read."""

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from streamer.core.cursor import START, Cursor
 from streamer.core.names import Topic
 from streamer.core.window import Window
+from streamer.fanout.fresh_reads import read_fresh
 from streamer.fanout.shared_reads import SharedReads
 from streamer.log.reading import Reader
 from streamer.log.scripts import Page
-
-STALE_S = 3.0
-"""A log that is of an older epoch than a cursor is most likely that of a master which was replaced, and still answers:
-whoever joined there would get twice what the cursor's owner has from the new one. It is asked again for so long, in
-which readers find the new master. Then the epoch counts as lost, and the cursor goes back to what there is."""
-
-STALE_LOOK_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -101,13 +94,8 @@ class Locator:
 
     async def _look_up(self, after: Cursor) -> Page:
         """Read a page behind a cursor that the feed, as it is on return, knows."""
-        loop = asyncio.get_running_loop()
-        stale_until = loop.time() + STALE_S
         while True:
-            page = await self._reader.read(self._topic, after, limit=1)
-            if _is_behind(page, after) and loop.time() < stale_until:
-                await asyncio.sleep(STALE_LOOK_S)
-                continue
+            page = await read_fresh(lambda: self._reader.read(self._topic, after, limit=1), after)
             mine = self._window.cursor
             same = (page.log_id, page.epoch) == (mine.log_id, mine.epoch)
             if not same or page.start < after.index or page.start > mine.index:
@@ -119,8 +107,3 @@ class Locator:
     def close(self) -> None:
         """End what is being looked up. Those who wait for it are cancelled."""
         self._shared.close()
-
-
-def _is_behind(page: Page, after: Cursor) -> bool:
-    """Whether the log, as it was read, is not as far as where a cursor comes from."""
-    return not page.reset and page.log_id == after.log_id and page.epoch < after.epoch

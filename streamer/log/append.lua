@@ -88,7 +88,11 @@ local refused = type(info) == 'table' and tostring(info.err) -- fakeredis's is n
 if refused and not string.find(refused, '[uU]nknown %a* ?command') then
   return redis.error_reply('NOPERM to append to a log, the user needs the right to run INFO: ' .. refused)
 end
-local server = not refused and string.match(info, 'master_replid:(%w+)') or 'unknown'
+local server = 'unknown'
+if not refused then
+  -- Where that is not told, at least another server is.
+  server = string.match(info, 'master_replid:(%w+)') or string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+end
 
 -- A key of another type, a missing right and a lack of memory fail here, where nothing is written yet, and not half-way.
 -- These change nothing: no job's name is empty. ZADD is first, since Redis asks only the first write whether it needs memory.

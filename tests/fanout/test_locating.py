@@ -1,7 +1,8 @@
-"""Where a watcher joins whose cursor is of a later epoch than the log that is read."""
+"""A log of an earlier epoch than a cursor is read again, where somebody joins and where a feed reads on."""
 
 from __future__ import annotations
 
+from random import Random
 from typing import cast
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from streamer.core.cursor import Cursor
 from streamer.core.messages import plain_frame
 from streamer.core.names import Topic
+from streamer.core.records import Update
 from streamer.core.window import Window
-from streamer.fanout import locating
+from streamer.fanout import fresh_reads
+from streamer.fanout.feed import Counts, Feed
 from streamer.fanout.locating import Locator, Position
 from streamer.log.reading import Reader
 from streamer.log.scripts import Page
@@ -27,7 +30,7 @@ class Pages:
     def __init__(self, *pages: Page) -> None:
         self.left = list(pages)
 
-    async def read(self, topic: Topic, cursor: Cursor, limit: int) -> Page:
+    async def read(self, topic: Topic, cursor: Cursor, limit: int = 0) -> Page:
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
 
 
@@ -43,11 +46,28 @@ async def locate(pages: Pages) -> Position:
 
 
 async def test_a_master_that_was_replaced_and_still_answers_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locating, "STALE_LOOK_S", 0.001)
+    monkeypatch.setattr(fresh_reads, "STALE_LOOK_S", 0.001)
     assert (await locate(Pages(OLD, OLD, OLD, NEW))).cursor == Cursor("0a", 9, 144)
 
 
 async def test_an_epoch_that_is_lost_for_good_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locating, "STALE_LOOK_S", 0.001)
-    monkeypatch.setattr(locating, "STALE_S", 0.02)
+    monkeypatch.setattr(fresh_reads, "STALE_LOOK_S", 0.001)
+    monkeypatch.setattr(fresh_reads, "STALE_S", 0.02)
     assert (await locate(Pages(OLD))).cursor == Cursor("0a", 1, 141)
+
+
+def page(epoch: int, first: int, last: int, start: int) -> Page:
+    """What a master of an epoch tells that has these records behind an index."""
+    updates = [Update(epoch, index, index - 1, 0, "running", {}) for index in range(first, last + 1)]
+    return Page("0a", epoch, last, False, start, updates, 0, None)
+
+
+async def test_a_feed_takes_nothing_from_a_master_that_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_reads, "STALE_LOOK_S", 0.001)
+    counts = Counts()
+    pages = Pages(page(1, 142, 149, 141), page(1, 142, 152, 141), page(9, 145, 150, 144))
+    feed = Feed(TOPIC, cast(Reader, pages), counts, lambda size: None, Random(1))
+    feed.window.restart("0a", 9, 144)
+    await feed.catch_up()
+    assert feed.window.cursor == Cursor("0a", 9, 150)
+    assert counts.rewinds == 0
