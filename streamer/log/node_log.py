@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
+
+from redis.exceptions import NoPermissionError
 
 from streamer.core.cursor import START, Cursor
 from streamer.core.entries import Batch
@@ -142,7 +145,9 @@ class NodeLog:
         """Change the fleet's hash, and tell of it."""
         fleet, told = self._keys.fleet, Told(self._node, summary)
         with unavailable_as_error(self._url):
-            self._redis.ask_one(fleet, *words, then=(self._publish, fleet, told.pack()))
+            self._redis.ask_one(fleet, *words)
+            with suppress(NoPermissionError):  # it is but a hint, as in the scripts
+                self._redis.ask_one(fleet, self._publish, fleet, told.pack())
 
     def _run(self, script: str, request: Request) -> Any:
         with unavailable_as_error(self._url):
