@@ -18,7 +18,7 @@ from streamer.log import connecting
 from streamer.log.fleet import JobSummary, Summary
 from streamer.log.keys import Keys
 from streamer.log.node_log import NodeLog
-from streamer.log.reading import MOST_JOBS, Head, Reader
+from streamer.log.reading import FLEET_PAGE, MOST_JOBS, Head, Reader
 from streamer.log.scripts import Retention
 from tests.log.relay import Relay
 from tests.log.writing import ALL_FOR_EVER, KEYS, Writer, indexes
@@ -258,6 +258,23 @@ async def test_a_job_whose_last_record_cannot_be_read_is_listed_beside_the_other
     listed = await reader.jobs(node)
     assert [(job.job, job.status) for job in listed] == [(B, UNREADABLE), (A, "1")]
     assert await reader.before_last(Topic(node, B), 0) is None
+
+
+async def test_a_large_fleet_is_read_whole(any_store: RedisServer, client: redis.Redis, node: str) -> None:
+    keys = Keys(f"{node}:")
+    summaries = {f"node-{n:04}": Summary(n, "s", None, n) for n in range(3 * FLEET_PAGE)}
+    client.hset(keys.fleet, mapping={name: summary.pack() for name, summary in summaries.items()})
+    reader = Reader(any_store.url, keys)
+    found = await reader.nodes()
+    assert found == summaries
+    assert list(found) == sorted(found)
+    pages = [page async for page in reader.fleet()]
+    assert {name: each.index for page in pages for name, each in page.items()} == {
+        name: summary.index for name, summary in summaries.items()
+    }
+    assert len(pages) > 1
+    await reader.aclose()
+    client.delete(keys.fleet)
 
 
 @pytest.mark.parametrize(
