@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from redis.exceptions import NoPermissionError
+import redis
 
 from streamer.core.cursor import START, Cursor
 from streamer.core.entries import Batch
@@ -146,8 +146,9 @@ class NodeLog:
         fleet, told = self._keys.fleet, Told(self._node, summary)
         with unavailable_as_error(self._url):
             self._redis.ask_one(fleet, *words)
-            with suppress(NoPermissionError):  # it is but a hint, as in the scripts
-                self._redis.ask_one(fleet, self._publish, fleet, told.pack())
+        # Publishing is but a hint, and must not fail what is written.
+        with suppress(redis.RedisError, OSError):
+            self._redis.ask_one(fleet, self._publish, fleet, told.pack())
 
     def _run(self, script: str, request: Request) -> Any:
         with unavailable_as_error(self._url):

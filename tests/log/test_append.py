@@ -15,6 +15,7 @@ from streamer.core.cursor import MAX_INDEX, START, Cursor
 from streamer.core.errors import LogUnavailable
 from streamer.core.names import Topic
 from streamer.core.records import pack_header, unpack_message
+from streamer.log.fleet import Summary
 from streamer.log.keys import Keys, escape, unescape
 from streamer.log.node_log import NodeLog
 from streamer.log.scripts import Appended, Retention
@@ -513,8 +514,13 @@ def test_an_append_that_may_not_publish_is_written_nevertheless(real_store: Redi
         assert writer.append(A, None) == writer.send(2, A, None)._replace(seen=1, appended=2)
         assert indexes(stored(client, node)) == [0, 1, 2]
         assert indexes(stored(client, node, A)) == [0, 1]
+        log.announce([node], 100)
+        log.report(Summary(1, "s", None, 0))
+        assert client.zrange(KEYS.job(node), 0, -1) == [node.encode()]
+        assert client.hexists(KEYS.fleet, node)
         log.clear()
         assert stored(client, node) == []
+        assert not client.hexists(KEYS.fleet, node)
 
 
 def test_an_append_that_may_not_ask_which_server_it_is_on_fails_and_writes_nothing(
