@@ -9,7 +9,7 @@ from websockets.frames import CloseCode
 from websockets.http11 import Response
 from websockets.protocol import Protocol
 
-from streamer.core.messages import GAP, RESET, TOO_SLOW
+from streamer.core.messages import EXPIRED, GAP, RESET, TOO_SLOW
 
 _CODES = (
     CloseCode.PROTOCOL_ERROR,
@@ -22,9 +22,12 @@ _CODES = (
     RESET,
     GAP,
     TOO_SLOW,
+    EXPIRED,
 )
 _STATUSES = (
     HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
     HTTPStatus.NOT_FOUND,
     HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.UPGRADE_REQUIRED,
