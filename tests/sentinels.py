@@ -1,4 +1,4 @@
-"""A master, its replica and three Sentinels of the tests' own."""
+"""A master, its replicas and three Sentinels of the tests' own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from tests.servers import RedisServer, free_port, missing, redis_command, wait_u
 SERVICE = "log"
 DEADLINE_S = 60.0
 """Longer than Sentinels hold back, which they do for 30 s on a machine that was busy."""
+
+SLOW = (f"sentinel down-after-milliseconds {SERVICE} 20000", f"sentinel failover-timeout {SERVICE} 20000")
+"""Settings of Sentinels: where a replica does not answer, one is busy with a failover long after others know of it."""
 
 DOWN_AFTER_MS = 500
 """After so long without an answer a master counts as down."""
@@ -84,13 +87,21 @@ class Sentinel:
 
 
 class Sentinels:
-    """A context manager that has all of it ready, and ends it. With certificates all speak TLS alone."""
+    """A context manager that has all of it ready, and ends it. With certificates all speak TLS alone.
 
-    def __init__(self, kind: str = "valkey", certificates: Certificates | None = None) -> None:
+    Of several replicas the first is to take over. ``options`` are more settings of the Sentinels.
+    """
+
+    def __init__(
+        self, kind: str = "valkey", *options: str, replicas: int = 1, certificates: Certificates | None = None
+    ) -> None:
         at_once = ("--repl-diskless-sync-delay", "0")
-        self.servers = [RedisServer(kind, None, *at_once, certificates=certificates) for _ in range(2)]
+        self.servers = [
+            RedisServer(kind, None, *at_once, "--replica-priority", str(n + 1), certificates=certificates)
+            for n in range(1 + replicas)
+        ]
         port = self.servers[0].port
-        self._sentinels = [Sentinel(kind, port, 2, certificates=certificates) for _ in range(3)]
+        self._sentinels = [Sentinel(kind, port, 2, *options, certificates=certificates) for _ in range(3)]
         addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self._sentinels)
         self.url = f"redis+sentinel://{addresses}/{SERVICE}/0"
         if certificates is not None:
@@ -99,15 +110,16 @@ class Sentinels:
 
     def __enter__(self) -> Sentinels:
         with ExitStack() as stack:
-            master, replica = self.servers
+            master, *replicas = self.servers
             for server in self.servers:
                 stack.enter_context(server)
-            with replica.client() as client:
-                client.execute_command("REPLICAOF", "127.0.0.1", master.port)  # type: ignore[no-untyped-call]
-            wait_until("the replica is there", lambda: replicates(replica))
+            for replica in replicas:
+                with replica.client() as client:
+                    client.execute_command("REPLICAOF", "127.0.0.1", master.port)  # type: ignore[no-untyped-call]
+            wait_until("the replicas are there", lambda: all(map(replicates, replicas)))
             for sentinel in self._sentinels:
                 stack.enter_context(sentinel)
-            wait_until("the Sentinels know each other and the replica", lambda: all(map(_ready, self._sentinels)))
+            wait_until("the Sentinels know each other and the replicas", self._ready)
             self._ending = stack.pop_all()
         return self
 
@@ -122,9 +134,13 @@ class Sentinels:
 
     @property
     def replica(self) -> RedisServer:
-        """The other one."""
+        """The other one; of several the first."""
         master = self.master
         return next(server for server in self.servers if server is not master)
+
+    def _ready(self) -> bool:
+        wanted = (b"%d" % (len(self.servers) - 1), b"2", b"master")
+        return all(_what_it_knows(sentinel) == wanted for sentinel in self._sentinels)
 
     def mend(self) -> None:
         """Start the server again that was killed, and have it replicate the other, which Sentinels take longer for."""
@@ -170,6 +186,6 @@ def replicates(server: RedisServer) -> bool:
     return bool(info["role"] == "slave" and info["master_link_status"] == "up")
 
 
-def _ready(sentinel: Sentinel) -> bool:
+def _what_it_knows(sentinel: Sentinel) -> tuple[bytes | None, bytes | None, bytes | None]:
     known = sentinel.master()
-    return (known.get(b"num-slaves"), known.get(b"num-other-sentinels"), known.get(b"flags")) == (b"1", b"2", b"master")
+    return known.get(b"num-slaves"), known.get(b"num-other-sentinels"), known.get(b"flags")

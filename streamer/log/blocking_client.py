@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,9 +12,9 @@ from typing import Any
 import redis
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
 
-from streamer.log.client import LOOK_S, TRIES, TRY_AGAIN_S
+from streamer.log.client import FRESH_S, LOOK_S, TRIES, TRY_AGAIN_S
 from streamer.log.connecting import connect
-from streamer.log.routing import OneServer, Route, Slots, newest_master, redirected
+from streamer.log.routing import Masters, OneServer, Route, Slots, redirected
 from streamer.log.scripts import Request, sha, source
 from streamer.log.url import Address, Kind, parse
 
@@ -33,6 +34,9 @@ class BlockingClient:
         self._addresses = self._place.addresses
         self._servers: dict[Address, redis.Redis] = {}
         self._route: Route | None = None
+        self._masters = Masters()
+        self._looked_at = 0.0
+        self._looker: threading.Thread | None = None
         if self._place.kind is Kind.SERVER:
             self._route = OneServer(self._addresses[0])
 
@@ -118,12 +122,33 @@ class BlockingClient:
             server.close()
 
     def _server_of(self, key: str) -> Address:
-        if self._route is None:
-            self._route = self._find()
-        address = self._route.server_of(key)
+        if self._place.kind is Kind.SENTINEL:
+            self._look_if_old()
+        route = self._route
+        if route is None:
+            route = self._route = self._find()
+        address = route.server_of(key)
         if address is None:
             raise ClusterDownError(f"no server has the slot of {key}")
         return address
+
+    def _look_if_old(self) -> None:
+        """Look again after a while, since a master that was replaced may go on answering.
+
+        Beside the work, in a thread: a Sentinel that does not answer is not waited for.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < FRESH_S or (self._looker is not None and self._looker.is_alive()):
+            return
+        self._looked_at = now
+        if self._route is not None:
+            self._looker = threading.Thread(target=self._look_beside, name="streamer-sentinels", daemon=True)
+            with suppress(RuntimeError):  # while the interpreter ends, none is started any more
+                self._looker.start()
+
+    def _look_beside(self) -> None:
+        with suppress(redis.RedisError, OSError):
+            self._route = self._find()
 
     def _forget(self) -> None:
         """Find the servers anew before the next command."""
@@ -206,7 +231,7 @@ class BlockingClient:
                     replies.append(error)
             if sum(isinstance(reply, list) for reply in replies) > len(self._addresses) // 2:
                 break
-        address_of_master = newest_master(replies)
+        address_of_master = self._masters.newest(replies, time.monotonic())
         if address_of_master is None:
             raise redis.ConnectionError(f"no Sentinel names a master of {self._place.service!r}: {replies[0]!s:.200}")
         return OneServer(address_of_master)

@@ -17,7 +17,7 @@ import redis.asyncio
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, ReadOnlyError, TryAgainError
 
 from streamer.log.connecting import connect_async
-from streamer.log.routing import Command, OneServer, Route, Slots, newest_master, redirected
+from streamer.log.routing import Command, Masters, OneServer, Route, Slots, redirected
 from streamer.log.scripts import Request, sha, source
 from streamer.log.url import Address, Kind, parse
 
@@ -50,6 +50,7 @@ class Client:
         self._addresses = self._place.addresses
         self._most_connections = most_connections
         self._servers: dict[Address, redis.asyncio.Redis] = {}
+        self._masters = Masters()
         self._sentinels = []
         if self._place.kind is Kind.SENTINEL:
             options = map(self._place.sentinel_options, self._addresses)
@@ -286,7 +287,7 @@ class Client:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        if address := newest_master(replies):
+        if address := self._masters.newest(replies, asyncio.get_running_loop().time()):
             return OneServer(address)
         raise redis.ConnectionError(f"no Sentinel names a master of {self._place.service!r}: {replies[0]!s:.200}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from redis.crc import key_slot
@@ -12,6 +13,10 @@ from redis.exceptions import AskError
 from streamer.log.url import Address
 
 SLOTS = 16384
+
+OUTDATED_S = 60.0
+"""After so long the newest master that was ever named is forgotten, should all Sentinels name only older ones: set up
+anew, they count failovers from 0."""
 
 
 class Command(NamedTuple):
@@ -110,15 +115,57 @@ def redirected(error: AskError, asked: Address) -> Address:
     return str(error.host) or asked[0], int(error.port)
 
 
-def newest_master(replies: Iterable[Any]) -> Address | None:
+class NamedMaster(NamedTuple):
+    """A master that a Sentinel names: of which failover, and whether the Sentinel is not busy with one."""
+
+    config_epoch: int
+    settled: bool
+    address: Address
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """What says which of two is the newer."""
+        return self.config_epoch, self.settled
+
+
+def newest_master(replies: Iterable[Any]) -> NamedMaster | None:
     """The master that Sentinels name in answer to SENTINEL MASTER: of several the one of the last failover, since a
-    Sentinel that was cut off knows only older ones. What is no answer is left out."""
-    masters: list[tuple[int, Address]] = []
+    Sentinel that was cut off knows only older ones. What is no answer is left out.
+
+    The Sentinel that fails over names the old master to the end, at last with the epoch of the new one: it counts only
+    where no other names a master of that epoch.
+    """
+    masters: list[NamedMaster] = []
     for reply in replies:
         try:
             fields = dict(zip(reply[::2], reply[1::2], strict=True))
+            settled = b"failover_in_progress" not in fields.get(b"flags", b"").split(b",")
             address = fields[b"ip"].decode(), int(fields[b"port"])
-            masters.append((int(fields[b"config-epoch"]), address))
+            masters.append(NamedMaster(int(fields[b"config-epoch"]), settled, address))
         except (TypeError, KeyError, ValueError):
             continue
-    return max(masters, key=lambda master: master[0])[1] if masters else None
+    return max(masters, key=lambda master: master.rank, default=None)
+
+
+class Masters:
+    """Which master is the newest that Sentinels have named, of all times that they were asked. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._known: NamedMaster | None = None
+        self._named_at = 0.0
+
+    def newest(self, replies: Iterable[Any], now: float) -> Address | None:
+        """The newest master, after these replies to SENTINEL MASTER at a time in seconds; None where none names any.
+
+        An older one is not gone back to, unless nobody has named one so new for `OUTDATED_S`.
+        """
+        named = newest_master(replies)
+        if named is None:
+            return None
+        with self._lock:
+            if self._known is None or named.rank >= self._known.rank or now - self._named_at > OUTDATED_S:
+                self._known = named
+            if named.config_epoch >= self._known.config_epoch:
+                self._named_at = now
+            return self._known.address

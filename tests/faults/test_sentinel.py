@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from streamer.core.cursor import START
 from streamer.core.names import Topic
 from streamer.log import connecting
+from streamer.log.keys import Keys
 from streamer.state_streamer import StateStreamer
 from tests.certificates import Certificates
 from tests.faults.flow import Flow
 from tests.faults.watchers import DEADLINE_S, NEVER_S, Watcher, check_against_log, eventually, reading, watching
 from tests.gateways import GatewayProcess
-from tests.sentinels import Sentinels
+from tests.sentinels import SLOW, Sentinels
 from tests.servers import REAL_KINDS, TLS_KIND, RedisServer, free_port
 from tests.streamers import Make
 
@@ -46,6 +49,31 @@ def hold_back(replica: RedisServer) -> None:
     """Have a replica get nothing more of what its master is told."""
     with replica.client() as client:
         client.execute_command("REPLICAOF", "127.0.0.1", free_port())  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    """Have a server do nothing, to the end of the block."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def role(server: RedisServer) -> str:
+    """What a server takes itself for: master or slave."""
+    with server.client() as client:
+        info: Any = client.info("replication")
+    return str(info["role"])
+
+
+def length(server: RedisServer, node: str) -> int:
+    """How many updates of a node a server has."""
+    with server.client() as client:
+        updates: Any = client.llen(Keys().records(Topic(node)))
+    return int(updates)
 
 
 async def caught_up(master: RedisServer) -> None:
@@ -133,6 +161,7 @@ async def test_a_master_that_dies_under_load_is_replaced(
         await published(streamer, flow.sent, flow.sent, everything, job)
         for watcher in (everything, job):
             check_against_log(watcher, streamer.states())
+            assert {seen.number for seen in watcher.seen} == set(range(flow.sent + 1))
 
 
 async def test_a_master_that_freezes_is_left_and_does_no_harm_when_it_wakes_up(
@@ -152,16 +181,12 @@ async def test_a_master_that_freezes_is_left_and_does_no_harm_when_it_wakes_up(
         await published(streamer, 0, 9, everything, job)
         master = sentinels.master
         await caught_up(master)
-        assert master.process is not None
         await reader.read(Topic(node), START)
-        master.process.send_signal(signal.SIGSTOP)
-        try:
+        with stopped(master):
             waiting = asyncio.create_task(reader.read(Topic(node), START))
             await published(streamer, 10, 19, everything, job)
             async with asyncio.timeout(DEADLINE_S):
                 assert len((await waiting).updates) >= 10
-        finally:
-            master.process.send_signal(signal.SIGCONT)
         await published(streamer, 20, 29, everything, job)
         for watcher in (everything, job):
             check_against_log(watcher, streamer.states())
@@ -183,3 +208,31 @@ async def test_a_master_that_is_demoted_and_still_answers_is_left(
         for watcher in (everything, job):
             check_against_log(watcher, streamer.states())
             assert [seen.number for seen in watcher.seen] == list(range(20))
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_a_master_is_left_before_it_is_demoted_though_the_sentinel_that_fails_over_still_names_it(
+    kind: str, streaming: Make, node: str
+) -> None:
+    with (
+        Sentinels(kind, *SLOW, replicas=2) as sentinels,
+        GatewayProcess(sentinels.url, "--check-s", NEVER_S) as gateway,
+    ):
+        old, new, frozen = sentinels.servers
+        streamer = streaming(redis_url=sentinels.url)
+        async with watching(gateway, node) as everything:
+            with Flow(streamer) as flow, stopped(frozen):
+                await everything.until_index(50)
+                sentinels.fail_over()
+                await eventually("the other is promoted", lambda: role(new) == "master")
+                received = length(new, node)
+                await eventually("the publisher has left the old one", lambda: length(new, node) > received)
+                assert role(old) == "master"
+                await everything.until("the new epoch arrives", lambda seen: seen[-1].epoch > 1)
+                await everything.until_index(everything.seen[-1].index + 500)
+                assert role(old) == "master"
+            await published(streamer, flow.sent, flow.sent, everything)
+            log = streamer.states()
+            assert [update.state["n"] for update in log] == list(range(flow.sent + 1))
+            check_against_log(everything, log)
+            assert {seen.number for seen in everything.seen} == set(range(flow.sent + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import AskError, MovedError
 
-from streamer.log.routing import SLOTS, OneServer, Slots, newest_master, redirected, slot_of
+from streamer.log.routing import OUTDATED_S, SLOTS, Masters, OneServer, Slots, newest_master, redirected, slot_of
 
 HALVES = [
     [0, 8191, [b"a", 1, b"id", []], [b"replica", 9, b"id", []]],
@@ -74,15 +74,56 @@ def test_a_redirection_without_a_host_leads_to_another_port_of_the_one_asked(kin
     assert redirected(kind("3999 2001:db8::1:6381"), ASKED) == ("2001:db8::1", 6381)
 
 
-def sentinel_says(port: int, epoch: int) -> list[bytes]:
+BUSY = b"master,failover_in_progress"
+
+
+def sentinel_says(port: int, epoch: int, flags: bytes = b"master") -> list[bytes]:
     """What a Sentinel answers."""
-    return [b"name", b"log", b"ip", b"h", b"port", b"%d" % port, b"config-epoch", b"%d" % epoch]
+    return [b"name", b"log", b"ip", b"h", b"port", b"%d" % port, b"flags", flags, b"config-epoch", b"%d" % epoch]
+
+
+def port_of_newest(*replies: object) -> int | None:
+    """The port of the master that counts, which all name on one host."""
+    named = newest_master(replies)
+    assert named is None or named.address[0] == "h"
+    return named and named.address[1]
 
 
 def test_of_several_masters_that_of_the_last_failover_counts() -> None:
-    assert newest_master([sentinel_says(1, 3), sentinel_says(2, 5), sentinel_says(3, 4)]) == ("h", 2)
+    assert port_of_newest(sentinel_says(1, 3), sentinel_says(2, 5), sentinel_says(3, 4)) == 2
 
 
 def test_sentinels_that_do_not_answer_or_know_nothing_are_left_out() -> None:
-    assert newest_master([ConnectionError(), None, [b"ip"], [b"ip", b"h"], sentinel_says(1, 0)]) == ("h", 1)
-    assert newest_master([ConnectionError()]) is None
+    assert port_of_newest(ConnectionError(), None, [b"ip"], [b"ip", b"h"], sentinel_says(1, 0)) == 1
+    assert port_of_newest(ConnectionError()) is None
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_masters_of_one_failover_that_of_a_sentinel_which_is_not_busy_with_it_counts(order: int) -> None:
+    replies = [sentinel_says(1, 4, BUSY), sentinel_says(2, 4)]
+    assert port_of_newest(*replies[::order]) == 2
+
+
+def test_the_sentinel_that_fails_over_counts_where_it_knows_of_the_last_failover_alone() -> None:
+    assert port_of_newest(sentinel_says(1, 4, BUSY)) == 1
+    assert port_of_newest(sentinel_says(2, 3), sentinel_says(1, 4, BUSY)) == 1
+
+
+def test_a_master_is_not_gone_back_to_while_some_sentinels_still_name_it() -> None:
+    masters = Masters()
+    assert masters.newest([sentinel_says(1, 3)], now=0) == ("h", 1)
+    assert masters.newest([sentinel_says(1, 4, BUSY)], now=1) == ("h", 1)
+    assert masters.newest([sentinel_says(2, 4)], now=2) == ("h", 2)
+    assert masters.newest([sentinel_says(1, 4, BUSY), sentinel_says(1, 3)], now=3) == ("h", 2)
+    assert masters.newest([sentinel_says(1, 3)], now=4) == ("h", 2)
+    assert masters.newest([ConnectionError()], now=5) is None
+    assert masters.newest([sentinel_says(1, 5)], now=6) == ("h", 1)
+
+
+def test_a_master_that_nobody_names_any_more_is_forgotten_in_time() -> None:
+    masters = Masters()
+    assert masters.newest([sentinel_says(1, 7)], now=0) == ("h", 1)
+    assert masters.newest([sentinel_says(2, 7, BUSY)], now=1) == ("h", 1)
+    assert masters.newest([sentinel_says(2, 0)], now=1 + OUTDATED_S) == ("h", 1)
+    assert masters.newest([sentinel_says(2, 0)], now=1.1 + OUTDATED_S) == ("h", 2)
+    assert masters.newest([sentinel_says(3, 0)], now=2 + OUTDATED_S) == ("h", 3)
