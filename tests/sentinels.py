@@ -179,6 +179,12 @@ def _ports(port: int, certificates: Certificates | None) -> list[str]:
     return ["port 0", f"tls-port {port}", *(f"{name} {value}" for name, value in certificates.settings.items())]
 
 
+def hold_back(replica: RedisServer) -> None:
+    """Have a replica get nothing more of what its master is told."""
+    with replica.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", free_port())  # type: ignore[no-untyped-call]
+
+
 def replicates(server: RedisServer) -> bool:
     """Whether a server is a replica that has its master's data."""
     with server.client() as client:

@@ -10,9 +10,9 @@ import pytest
 from streamer.client import Live, Rewind, Rewound, Update, connect
 from streamer.state_streamer import StateStreamer
 from tests.client.following import Hasty, take
-from tests.faults.test_sentinel import caught_up, hold_back, published
+from tests.faults.test_sentinel import caught_up, published
 from tests.gateways import GatewayProcess
-from tests.sentinels import Sentinels
+from tests.sentinels import Sentinels, hold_back
 from tests.streamers import Make
 
 

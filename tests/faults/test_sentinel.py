@@ -19,8 +19,8 @@ from tests.certificates import Certificates
 from tests.faults.flow import Flow
 from tests.faults.watchers import DEADLINE_S, NEVER_S, Watcher, check_against_log, eventually, reading, watching
 from tests.gateways import GatewayProcess
-from tests.sentinels import SLOW, Sentinels
-from tests.servers import REAL_KINDS, TLS_KIND, RedisServer, free_port
+from tests.sentinels import SLOW, Sentinels, hold_back
+from tests.servers import REAL_KINDS, TLS_KIND, RedisServer
 from tests.streamers import Make
 
 
@@ -43,12 +43,6 @@ def gateway(sentinels: Sentinels) -> Iterator[GatewayProcess]:
 def streamer(sentinels: Sentinels, streaming: Make) -> Iterator[StateStreamer]:
     yield streaming(redis_url=sentinels.url)
     sentinels.mend()
-
-
-def hold_back(replica: RedisServer) -> None:
-    """Have a replica get nothing more of what its master is told."""
-    with replica.client() as client:
-        client.execute_command("REPLICAOF", "127.0.0.1", free_port())  # type: ignore[no-untyped-call]
 
 
 @contextmanager
