@@ -101,8 +101,8 @@ class Sentinels:
             for n in range(1 + replicas)
         ]
         port = self.servers[0].port
-        self._sentinels = [Sentinel(kind, port, 2, *options, certificates=certificates) for _ in range(3)]
-        addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self._sentinels)
+        self.sentinels = [Sentinel(kind, port, 2, *options, certificates=certificates) for _ in range(3)]
+        addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"redis+sentinel://{addresses}/{SERVICE}/0"
         if certificates is not None:
             self.url = f"rediss+sentinel://{addresses}/{SERVICE}/0{certificates.query}"
@@ -117,7 +117,7 @@ class Sentinels:
                 with replica.client() as client:
                     client.execute_command("REPLICAOF", "127.0.0.1", master.port)  # type: ignore[no-untyped-call]
             wait_until("the replicas are there", lambda: all(map(replicates, replicas)))
-            for sentinel in self._sentinels:
+            for sentinel in self.sentinels:
                 stack.enter_context(sentinel)
             wait_until("the Sentinels know each other and the replicas", self._ready)
             self._ending = stack.pop_all()
@@ -129,7 +129,7 @@ class Sentinels:
     @property
     def master(self) -> RedisServer:
         """The server that most Sentinels take for the master."""
-        ports = sorted(int(sentinel.master().get(b"port", 0)) for sentinel in self._sentinels)
+        ports = sorted(int(sentinel.master().get(b"port", 0)) for sentinel in self.sentinels)
         return next(server for server in self.servers if server.port == ports[1])
 
     @property
@@ -140,7 +140,7 @@ class Sentinels:
 
     def _ready(self) -> bool:
         wanted = (b"%d" % (len(self.servers) - 1), b"2", b"master")
-        return all(_what_it_knows(sentinel) == wanted for sentinel in self._sentinels)
+        return all(_what_it_knows(sentinel) == wanted for sentinel in self.sentinels)
 
     def mend(self) -> None:
         """Start the server again that was killed, and have it replicate the other, which Sentinels take longer for."""
@@ -165,11 +165,11 @@ class Sentinels:
 
     def _know_the_replica(self) -> bool:
         port = self.replica.port
-        return all(each.knows(port) for each in self._sentinels)
+        return all(each.knows(port) for each in self.sentinels)
 
     def fail_over(self) -> None:
         """Have the replica take over, as for maintenance; it begins at once."""
-        with self._sentinels[0].client() as client:
+        with self.sentinels[0].client() as client:
             client.execute_command("SENTINEL", "FAILOVER", SERVICE)  # type: ignore[no-untyped-call]
 
 

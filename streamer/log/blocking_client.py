@@ -18,6 +18,9 @@ from streamer.log.routing import Masters, OneServer, Route, Slots, redirected
 from streamer.log.scripts import Request, sha, source
 from streamer.log.url import Address, Kind, parse
 
+LOOKER = "streamer-sentinels"
+"""What threads are called that ask Sentinels."""
+
 Words = tuple[Any, ...]
 """A command."""
 
@@ -26,7 +29,8 @@ class BlockingClient:
     """Sends commands to the servers that have their keys; for one thread at a time. A context manager that closes it.
 
     It goes where servers send it, but retries no connection: its owner does, with another client. Raises InvalidSetting
-    where the URL is none that we know. Its methods raise redis-py's errors and OSError.
+    where the URL is none that we know. Its methods raise redis-py's errors and OSError. While it is used, it asks
+    Sentinels again every `FRESH_S`, in a thread of its own that ends with their answer.
     """
 
     def __init__(self, url: str) -> None:
@@ -142,7 +146,7 @@ class BlockingClient:
             return
         self._looked_at = now
         if self._route is not None:
-            self._looker = threading.Thread(target=self._look_beside, name="streamer-sentinels", daemon=True)
+            self._looker = threading.Thread(target=self._look_beside, name=LOOKER, daemon=True)
             with suppress(RuntimeError):  # while the interpreter ends, none is started any more
                 self._looker.start()
 

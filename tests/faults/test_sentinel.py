@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,14 +13,14 @@ import pytest
 
 from streamer.core.cursor import START
 from streamer.core.names import Topic
-from streamer.log import connecting
+from streamer.log import blocking_client, connecting
 from streamer.log.keys import Keys
 from streamer.state_streamer import StateStreamer
 from tests.certificates import Certificates
 from tests.faults.flow import Flow
 from tests.faults.watchers import DEADLINE_S, NEVER_S, Watcher, check_against_log, eventually, reading, watching
 from tests.gateways import GatewayProcess
-from tests.sentinels import SLOW, Sentinels, hold_back
+from tests.sentinels import SLOW, Sentinel, Sentinels, hold_back
 from tests.servers import REAL_KINDS, TLS_KIND, RedisServer
 from tests.streamers import Make
 
@@ -46,14 +47,17 @@ def streamer(sentinels: Sentinels, streaming: Make) -> Iterator[StateStreamer]:
 
 
 @contextmanager
-def stopped(server: RedisServer) -> Iterator[None]:
-    """Have a server do nothing, to the end of the block."""
-    assert server.process is not None
-    server.process.send_signal(signal.SIGSTOP)
+def stopped(*servers: RedisServer | Sentinel) -> Iterator[None]:
+    """Have servers do nothing, to the end of the block."""
+    processes = [server.process for server in servers if server.process is not None]
+    assert len(processes) == len(servers)
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        server.process.send_signal(signal.SIGCONT)
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
 
 
 def role(server: RedisServer) -> str:
@@ -202,6 +206,19 @@ async def test_a_master_that_is_demoted_and_still_answers_is_left(
         for watcher in (everything, job):
             check_against_log(watcher, streamer.states())
             assert [seen.number for seen in watcher.seen] == list(range(20))
+
+
+async def test_a_publisher_does_not_wait_for_sentinels_that_do_not_answer_while_the_master_does(
+    sentinels: Sentinels, streamer: StateStreamer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await published(streamer, 0, 9)
+    with stopped(*sentinels.sentinels):
+        monkeypatch.setattr(blocking_client, "FRESH_S", 0.0)
+        monkeypatch.setattr(blocking_client, "LOOK_S", 600.0)
+        await published(streamer, 10, 19)
+        assert any(thread.name == blocking_client.LOOKER for thread in threading.enumerate())
+        await published(streamer, 20, 29)
+    assert [update.state["n"] for update in streamer.states()] == list(range(30))
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
