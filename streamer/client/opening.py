@@ -55,6 +55,8 @@ class Opening:
         if not gateways:
             raise InvalidSetting("a client needs the URL of at least one gateway")
         self._urls = [websocket_url(gateway) for gateway in gateways]
+        if tls is not None and not any(url.startswith("wss:") for url in self._urls):
+            raise InvalidSetting(f"{self._urls[0]} does not use TLS, and so no authorities vouch for it: give wss://")
         self._format, self._token, self._tls = format, token, tls
         self._next = rng.randrange(len(self._urls))
         self.url = self._urls[self._next]
@@ -147,9 +149,10 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext | None:
 
 
 def _checked(token: str) -> str:
-    if not (isinstance(token, str) and token.isascii() and token.isprintable() and token and " " not in token):
-        raise InvalidSetting("a token must be text of visible ASCII characters")
-    return token
+    word = token.strip() if isinstance(token, str) else ""  # a file with it ends with its line
+    if not (word and word.isascii() and word.isprintable() and " " not in word):
+        raise InvalidSetting("a token must be one word of visible ASCII characters")
+    return word
 
 
 def _sentence(response: Any) -> str:

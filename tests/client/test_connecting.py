@@ -359,3 +359,8 @@ async def test_what_asking_for_a_token_raises_is_raised() -> None:
 async def test_what_cannot_be_a_token_is_an_invalid_setting(token: Any) -> None:
     with pytest.raises(InvalidSetting, match="token"):
         await asyncio.wait_for(first_of("ws://127.0.0.1:1", token=token), PROMPT_S)
+
+
+def test_authorities_for_a_gateway_without_tls_are_refused() -> None:
+    with pytest.raises(InvalidSetting, match="does not use TLS"):
+        connect("ws://127.0.0.1:1", tls=ssl.create_default_context())

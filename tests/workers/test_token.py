@@ -101,7 +101,7 @@ def test_watch_shows_its_token_and_reads_the_next_from_the_file(
         assert json.loads(first_line(process))["status"] == "one"
         file.write_text(token("--secret-file", secret, "--node", node))
         assert process.stderr is not None
-        assert "the token has expired; next try in" in process.stderr.readline()
+        assert "the token has expired" in process.stderr.readline()
         assert process.stderr.readline() == "streamer: connected\n"
         run("publish", node, "two", redis_url=valkey.url)
         assert json.loads(first_line(process))["status"] == "two"
@@ -121,7 +121,7 @@ def test_who_may_not_watch_is_told_why(gateway: GatewayProcess, secret: str, nod
         (["--token", "a b"], "one word"),
         (["--token-file", "/none"], "cannot be read"),
         (["--token", "a", "--token-file", "b"], "give either"),
-        (["--ca", "x"], "does not use TLS"),
+        (["--ca", "/none"], "cannot be read"),
     ):
         done = run(*watch, *arguments)
         assert (done.returncode, says in done.stderr) == (2, True)
@@ -141,8 +141,8 @@ def test_watch_by_tls_through_one_process_or_several(
         url = gateway.url.replace("ws://", "wss://")
         watch = ["watch", node, "--json", "--gateway-url", url, "--token", token(*keys, "--node", node)]
         for ca, says in (
-            (["--ca", certificates.path("stranger.crt")], "is not vouched for"),
-            ([], "is not vouched for"),
+            (["--ca", certificates.path("stranger.crt")], "cannot be trusted"),
+            ([], "cannot be trusted"),
         ):
             done = run(*watch, *ca)
             assert (done.returncode, says in done.stderr) == (1, True)
