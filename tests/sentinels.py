@@ -20,7 +20,7 @@ DEADLINE_S = 60.0
 SLOW = (f"sentinel down-after-milliseconds {SERVICE} 20000", f"sentinel failover-timeout {SERVICE} 20000")
 """Settings of Sentinels: where a replica does not answer, one is busy with a failover long after others know of it."""
 
-DOWN_AFTER_MS = 1000
+DOWN_AFTER_MS = 500
 """After so long without an answer a master counts as down."""
 
 

@@ -7,18 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
 import redis
 
-from tests.sentinels import DEADLINE_S, Sentinels, hold_back
+from tests.sentinels import DEADLINE_S, Sentinels
 from tests.servers import RedisServer, wait_until
 from workers.bench.storm.schedule import Fault, Strike
 from workers.bench.storm.table import client_kills
 
 MASTER = "the master"
-LACKING_BYTES = 20_000
-"""A replica that takes over from a master that was killed lacks so many bytes of what that had been told."""
 
 
 class Failovers:
@@ -71,15 +68,8 @@ class Failovers:
         self._start(fail_over)
 
     def _kill(self, _: Strike) -> None:
-        master = self._struck = self._master()
-        lacking = self._sentinels.replica
-        hold_back(lacking)
-        wait_until(
-            "the replica lacks some updates",
-            lambda: written(master) > written(lacking) + LACKING_BYTES,
-            DEADLINE_S,
-        )
-        master.kill()
+        self._struck = self._master()
+        self._struck.kill()
 
     def _mend(self, _: Strike) -> None:
         struck = self._struck
@@ -117,13 +107,6 @@ class Failovers:
     def _start(self, follow: Callable[[], None]) -> None:
         self.heal()
         self._mending = self._executor.submit(follow)
-
-
-def written(server: RedisServer) -> int:
-    """How many bytes of commands a server has carried out, as a master or after one."""
-    with server.client() as client:
-        info: Any = client.info("replication")
-    return int(info["master_repl_offset"])
 
 
 def _signal(server: RedisServer, number: signal.Signals) -> None:

@@ -90,9 +90,6 @@ def test_nothing_is_lost_where_masters_fail_over() -> None:
     figures = result.as_json()["figures"]
     assert [fault.name for fault in faults if not figures[fault.key]] == []
     check_it_was_a_storm(figures)
-    # Replicas that took over lacked what watchers had seen, and it came back.
-    assert figures["resent"] > 0
-    assert figures["replaced"] > 0
 
 
 def check_it_was_a_storm(figures: dict[str, float]) -> None:
