@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from random import Random
 from typing import Any
-
-import msgspec
 
 from streamer.core.names import Topic
 from workers.bench.client import CannotConnect, Client, Counts, Target
@@ -16,10 +13,9 @@ from workers.bench.content import View
 from workers.bench.following import Stream
 from workers.bench.histogram import Histogram
 from workers.bench.orders import MOST_FAULTS, LoadNews, LoadOrder, LoadReport, tell
+from workers.bench.process import read_input, run_order, tell_news
 from workers.bench.restless import Acts, Restless
-from workers.event_loops import loop_factory
 
-NEWS_S = 0.1
 CLOSE_S = 10.0
 """Within this time the gateway must answer a close."""
 
@@ -127,7 +123,7 @@ async def _serve(order: LoadOrder) -> None:
     if not await told.readline():
         return
     load.start()
-    telling = asyncio.create_task(_tell_news(load))
+    telling = asyncio.create_task(tell_news(load.news))
     finish = asyncio.ensure_future(told.readline())
     ends: list[asyncio.Future[Any]] = [finish, load.broken]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -139,27 +135,9 @@ async def _serve(order: LoadOrder) -> None:
         await told.readline()
 
 
-async def read_input() -> asyncio.StreamReader:
-    """This process's standard input, for the running event loop."""
-    reader = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    return reader
-
-
-async def _tell_news(load: Load) -> None:
-    while True:
-        tell(load.news())
-        await asyncio.sleep(NEWS_S)
-
-
 def main() -> None:
     """Take the order from the first line, and then do what the next ones say, until the input ends."""
-    # Without a buffer: what follows is the event loop's to read.
-    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as told:
-        order = msgspec.json.decode(told.readline(), type=LoadOrder)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(order))
+    run_order(LoadOrder, _serve)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 
 import msgspec
 
 from streamer.core.names import Topic
-from workers.bench.load import read_input
 from workers.bench.orders import MOST_FAULTS, tell
+from workers.bench.process import read_input, run_order, tell_news
 from workers.bench.storm.client import Client, Counts
 from workers.bench.storm.content import Name
 from workers.bench.storm.course import Seen
@@ -25,9 +24,7 @@ from workers.bench.storm.orders import (
     Stall,
     Told,
 )
-from workers.event_loops import loop_factory
 
-NEWS_S = 0.1
 CLOSE_S = 10.0
 """Within this time the gateways must answer a close."""
 
@@ -120,7 +117,7 @@ async def _serve(order: ClientsOrder) -> None:
     told = await read_input()
     clients = Clients(order)
     obeying = asyncio.create_task(_obey(clients, told))
-    telling = asyncio.create_task(_tell_news(clients))
+    telling = asyncio.create_task(tell_news(clients.news))
     await asyncio.wait([obeying, telling], return_when=asyncio.FIRST_COMPLETED)
     if telling.done():
         telling.result()
@@ -134,19 +131,9 @@ async def _obey(clients: Clients, told: asyncio.StreamReader) -> None:
         await clients.do(decode(line))
 
 
-async def _tell_news(clients: Clients) -> None:
-    while True:
-        tell(clients.news())
-        await asyncio.sleep(NEWS_S)
-
-
 def main() -> None:
     """Take the order from the first line, and then do what the next ones say, until the input ends."""
-    # Without a buffer: what follows is the event loop's to read.
-    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as told:
-        order = msgspec.json.decode(told.readline(), type=ClientsOrder)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(order))
+    run_order(ClientsOrder, _serve)
 
 
 if __name__ == "__main__":
